@@ -234,6 +234,7 @@ pub(super) fn engine_config<'a>(
         gate: None,
         sandbox,
         packages,
+        proxies: session.proxies(),
         now: session.host.now(),
         hints: Box::new(CommandHints {
             args: session.place(recipe),

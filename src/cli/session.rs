@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use impasto_stages::Registry;
@@ -17,12 +17,13 @@ use super::{Global, RecipeArgs, SandboxChoice};
 use crate::base::host::Host;
 use crate::base::interrupt::Interrupt;
 use crate::cli::settings::{Setting, SettingOrigin, Settings};
-use crate::debian::mirror::MirrorChoice;
+use crate::debian::mirror::{MirrorChoice, ProxyChoice};
 use crate::engine::graph::{Graph, NodeMap, Selection};
 use crate::engine::history::RecipeState;
 use crate::engine::locking::{self, LockState};
 use crate::engine::plan::Planner;
 use crate::lock::{self, LockFile};
+use crate::net::Proxies;
 use crate::recipe::scope::Scope;
 use crate::recipe::{self, LoadRequest, Recipe};
 use crate::sandbox::{GuestEnvironment, LazyPolicy, SandboxKind, SandboxSetup};
@@ -300,6 +301,13 @@ impl Session {
             let help = "such as https://HOST/debian, or file:/PATH for a mirror in a directory";
             CliError::usage(format!("{place} is not a valid mirror: {error}"), help)
         })
+    }
+
+    /// What asks for the host's proxies, once.
+    pub(crate) fn proxies(&self) -> Arc<dyn Fn() -> Proxies + Send + Sync> {
+        let choice = ProxyChoice::read(|name| self.host.var(name));
+        let known = OnceLock::new();
+        Arc::new(move || known.get_or_init(|| choice.resolve()).clone())
     }
 
     /// The sandbox that was chosen, or why there is none, and what steps see of this host in it.

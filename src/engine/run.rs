@@ -30,6 +30,7 @@ use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, TaskState};
+use crate::net::Proxies;
 use crate::sandbox::SandboxSetup;
 
 pub use images::{Description, FileFacts, HeldImage, ImageFacts, ImageGate, ImageRefusal};
@@ -51,6 +52,8 @@ pub struct RunConfig<'a> {
     pub sandbox: SandboxSetup,
     /// Makes what gets package files; asked where something is to run.
     pub packages: &'a dyn Fn() -> Fetcher,
+    /// The proxies of this host; asked where something is fetched.
+    pub proxies: Arc<dyn Fn() -> Proxies + Send + Sync>,
     /// Seconds since 1970, for records.
     pub now: u64,
     /// What users are told to do about failures.

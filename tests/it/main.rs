@@ -29,6 +29,7 @@ mod doors;
 mod estimates;
 mod failures;
 mod faults;
+mod fetch;
 mod guest_ext4;
 mod hosts;
 mod image_block;

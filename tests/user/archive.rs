@@ -11,10 +11,11 @@ use crate::server::{Answer, CERTIFICATE, Request, Server, nobody};
 use impasto::base::cancel::CancelToken;
 use impasto::base::host::Host;
 use impasto::debian::archive::{
-    ArchiveSource, Cache, Client, DEBIAN_KEYS, DownloadError, DownloadRequest, DownloadSource,
-    Keyring, NoCache, Options, PackageIndex, Release, SignatureError, Trust,
+    ArchiveSource, Cache, Client, DEBIAN_KEYS, DownloadRequest, DownloadSource, Keyring, NoCache,
+    PackageIndex, Release, SignatureError, Trust,
 };
 use impasto::debian::mirror::{Mirror, MirrorChoice, Mirrors};
+use impasto::net::{DownloadError, Options};
 use impasto_store::sha256::Sha256;
 use pgp::crypto::hash::HashAlgorithm;
 use proptest::prelude::*;
@@ -917,7 +918,7 @@ fn what_is_gone_keeps_nothing_else_from_coming() {
     assert_eq!(got.into_keys().collect::<Vec<_>>(), [0, 2, 4]);
     let gone: Vec<_> = errors
         .iter()
-        .map(|(index, error)| (*index, error.name.as_str()))
+        .map(|(index, error)| (*index, error.name.as_deref().unwrap()))
         .collect();
     assert_eq!(gone, [(1, "gone-1"), (3, "gone-2")]);
 }

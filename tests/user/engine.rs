@@ -138,6 +138,7 @@ impl Bench {
             images: Vec::new(),
             gate: None,
             sandbox: SandboxSetup::plain(Ok(self.sandbox.clone())),
+            proxies: std::sync::Arc::new(impasto::net::Proxies::default),
             now: 0,
             hints: Box::new(NoHints),
             dir: String::new(),

@@ -91,6 +91,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         keep_going: false,
         targets: Default::default(),
         sandbox: SandboxSetup::plain(Err("the test has none".to_owned())),
+        proxies: std::sync::Arc::new(impasto::net::Proxies::default),
         now: 0,
         hints: Box::new(NoHints),
         dir: String::new(),

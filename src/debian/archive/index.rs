@@ -5,14 +5,14 @@ use impasto_store::sha256::Sha256;
 use rayon::prelude::*;
 
 use super::ArchiveSource;
-use super::download::{Client, DownloadJob, DownloadSource};
-use super::error::{ArchiveError, DownloadCause, DownloadError};
+use super::client::{self, Client, DownloadSource};
+use super::error::ArchiveError;
 use super::release::{Release, ReleaseEntry};
 use super::signed::download;
-use super::transfer::Expected;
 use super::unpack::{DecompressError, FORMATS, IndexCompression, unpack};
 
 use crate::base::bounded;
+use crate::net::{Download, DownloadCause, DownloadError, Expected};
 
 /// An index of packages, as the Release states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,8 +91,9 @@ impl Client {
             }
             let jobs = missing
                 .iter()
-                .map(|&i| job(source, release, &format!("{}{suffix}", sought[i].path)))
-                .collect();
+                .map(|&i| wanted_file(source, release, &format!("{}{suffix}", sought[i].path)))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| download(source, error))?;
             let (packed, error) = self.packed(source, jobs)?;
             gone = gone.or(error);
             let texts: Vec<_> = missing
@@ -117,11 +118,11 @@ impl Client {
                 text,
             }),
             None => {
-                let (name, url) = (index.path, "any mirror".to_owned());
+                let (name, url) = (Some(index.path), "any mirror".to_owned());
                 let error = gone.take().unwrap_or(DownloadError {
                     name,
                     url,
-                    cause: DownloadCause::Gone,
+                    cause: DownloadCause::Gone { code: None },
                 });
                 Err(download(source, error))
             }
@@ -133,19 +134,21 @@ impl Client {
     fn packed(
         &self,
         source: &ArchiveSource,
-        jobs: Vec<DownloadJob>,
+        wanted: Vec<Download>,
     ) -> Result<(Packed, Option<DownloadError>), ArchiveError> {
-        let mut packed: Vec<Option<std::io::Result<Vec<u8>>>> = jobs.iter().map(|_| None).collect();
-        let names: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
+        let mut packed: Vec<Option<std::io::Result<Vec<u8>>>> =
+            wanted.iter().map(|_| None).collect();
+        let names: Vec<_> = wanted.iter().map(|file| file.name.clone()).collect();
         // How long each may be was checked while it was downloaded.
-        let failed = self.run(
-            jobs,
+        let got = self.downloader.get(
+            wanted,
             &mut |index, path| packed[index] = Some(bounded::read(path, u64::MAX)),
             &mut |_, _| {},
         );
+        let failed = got.err().unwrap_or_default();
         let (gone, other): (Vec<_>, Vec<_>) = failed
             .into_iter()
-            .partition(|(_, e)| matches!(e.cause, DownloadCause::Gone));
+            .partition(|(_, e)| matches!(e.cause, DownloadCause::Gone { .. }));
         if let Some((_, error)) = other.into_iter().next() {
             return Err(download(source, error));
         }
@@ -240,7 +243,11 @@ fn cached(cache: &dyn Cache, entry: &ReleaseEntry) -> Option<Vec<u8>> {
 }
 
 /// What to get: by hash first, where a file is not replaced while it is read.
-fn job(source: &ArchiveSource, release: &Release, path: &str) -> DownloadJob {
+fn wanted_file(
+    source: &ArchiveSource,
+    release: &Release,
+    path: &str,
+) -> Result<Download, DownloadError> {
     let entry = &release.files[path];
     let by_hash = release.by_hash.then(|| {
         let dir = path
@@ -255,14 +262,9 @@ fn job(source: &ArchiveSource, release: &Release, path: &str) -> DownloadJob {
             path: source.path(path),
         })
     });
-    DownloadJob {
-        name: format!("{path} of {}", source.name),
-        expected: Expected::Exact {
-            size: entry.size,
-            sha256: entry.sha256,
-        },
-        places: places.collect(),
-    }
+    let places: Vec<_> = places.collect();
+    let name = format!("{path} of {}", source.name);
+    client::download(name, Expected::exact(entry.size, entry.sha256), &places)
 }
 
 fn unpacked(

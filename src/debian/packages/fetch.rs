@@ -18,9 +18,10 @@ use crate::base::bounded;
 use crate::base::cancel::CancelToken;
 use crate::base::human::with_causes;
 pub use crate::debian::archive::DownloadSource;
-use crate::debian::archive::{Client, DownloadCause, LOGIN, Options};
+use crate::debian::archive::{Client, LOGIN};
 use crate::debian::mirror::Mirrors;
 use crate::lock::PackageHint;
+use crate::net::{DownloadCause, Options};
 
 /// A package file that may be needed, and where it can be had.
 #[derive(Debug, Clone)]
@@ -391,7 +392,7 @@ impl FetchShared {
         let mut told = None;
         for (place, error) in errors {
             let help = match &error.cause {
-                DownloadCause::Gone => PackageHint::Gone,
+                DownloadCause::Gone { .. } => PackageHint::Gone,
                 DownloadCause::Unreachable { .. } => {
                     PackageHint::Mirror("check the network, or choose another mirror".to_owned())
                 }

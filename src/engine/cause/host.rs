@@ -142,11 +142,9 @@ pub fn of_error(error: &(dyn Error + 'static)) -> Option<Cause> {
                 None
             }
             _ => error
-                .downcast_ref::<crate::debian::archive::DownloadCause>()
+                .downcast_ref::<crate::net::DownloadCause>()
                 .and_then(|cause| match cause {
-                    crate::debian::archive::DownloadCause::Write { path, .. } => {
-                        Some(path.as_path())
-                    }
+                    crate::net::DownloadCause::Write { path, .. } => Some(path.as_path()),
                     _ => None,
                 }),
         };

@@ -12,10 +12,10 @@ use crate::debian::packages::fetch::PackageFetchError;
 use crate::debian::packages::tools::ToolsError;
 use crate::disk::image::ForeignFormat;
 use crate::engine::cause::{self, Cause, Diagnosis, LogLine, SourceLocation};
-use crate::engine::download::FetchError;
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::InputError;
 use crate::engine::plan::PlanError;
+use crate::net::{DownloadError, DownloaderError};
 use crate::sandbox::SandboxError;
 
 /// A job without a result.
@@ -49,7 +49,12 @@ pub enum JobError {
     Store(StoreError),
     /// A file could not be got.
     #[error(transparent)]
-    Fetch(#[from] FetchError),
+    Fetch(DownloadError),
+    /// A URL that is none.
+    #[error("`{url}` is not a valid http or https URL")]
+    NoUrl { url: String },
+    #[error(transparent)]
+    Downloader(#[from] DownloaderError),
     /// A package file cannot be had.
     #[error(transparent)]
     Package(PackageFetchError),

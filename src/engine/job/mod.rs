@@ -47,6 +47,7 @@ use crate::engine::inputs::Input;
 use crate::engine::log::Redactor;
 use crate::engine::plan::Hit;
 use crate::engine::publish::{Draft, SealedDraft, Target, WrittenTarget};
+use crate::net::Proxies;
 use crate::recipe::scope::Scope;
 use crate::sandbox::{Sandbox, SandboxSetup};
 
@@ -123,6 +124,8 @@ pub struct JobContext {
     pub sandbox: SandboxSetup,
     /// Where package files come from; none where no node that is to run needs any.
     pub packages: Option<Fetcher>,
+    /// The proxies of this host; asked where something is fetched.
+    pub proxies: Arc<dyn Fn() -> Proxies + Send + Sync>,
     /// The packages of the tools that Actions with a toolbox use.
     pub toolbox: Option<PackageSet>,
     /// What claims record of the host.

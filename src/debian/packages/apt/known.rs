@@ -10,12 +10,11 @@ use impasto_store::{Scratch, Store};
 
 use crate::base::cancel::CancelToken;
 use crate::deb::control::{Stanza, stanzas};
-use crate::debian::archive::{
-    ArchiveError, ArchiveSource, Cache, Client, DownloadCause, Options, PackageIndex, Release,
-};
+use crate::debian::archive::{ArchiveError, ArchiveSource, Cache, Client, PackageIndex, Release};
 use crate::debian::mirror::Mirrors;
 use crate::debian::packages::files;
 use crate::lock::ManagerError;
+use crate::net::{DownloadCause, Options};
 
 /// An archive, as it was verified.
 pub(super) struct VerifiedArchive {
@@ -204,7 +203,7 @@ impl<'a> Archives<'a> {
 }
 
 fn is_missing(error: &ArchiveError) -> bool {
-    matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, DownloadCause::Gone))
+    matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, DownloadCause::Gone { .. }))
 }
 
 fn explain(error: &ArchiveError, suite: &str) -> ManagerError {

@@ -1,4 +1,4 @@
-//! Gets many files of known size and SHA-256, several at a time: tries again, resumes, and goes on to the next place.
+//! Gets many files, several at a time: tries again, resumes, and goes on to the next place.
 //! Knows places and patience; what one attempt does is `transfer`'s.
 
 use std::collections::HashMap;
@@ -9,48 +9,51 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use impasto_store::meter::Meter;
-use impasto_store::sha256::Sha256;
-use reqwest::Url;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tempfile::NamedTempFile;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::access;
 use super::error::{DownloadCause, DownloadError};
-use super::release::is_below;
-use super::transfer::{Expected, Http, PartialFile, copy};
+use super::place::{Address, Place};
+use super::proxy::Proxies;
+use super::transfer::{Expected, Http, PartialFile, Progress, copy};
 use crate::base::cancel::CancelToken;
-use crate::debian::mirror::{Mirror, Mirrors};
+
+/// Bytes of new content that make up for an attempt that failed: a line that breaks every few minutes brings a large
+/// image in the end.
+const WORTH: u64 = 1 << 20;
 
 /// A file that is wanted.
 #[derive(Debug, Clone)]
-pub struct DownloadRequest {
-    /// What it is called in messages.
-    pub name: String,
-    /// Bytes.
-    pub size: u64,
-    pub sha256: Sha256,
+pub struct Download {
+    /// What it is called in messages; none where its address says it.
+    pub name: Option<String>,
+    pub expected: Expected,
     /// Where it may be, tried in order.
-    pub places: Vec<DownloadSource>,
+    pub places: Vec<Place>,
 }
 
-/// A place where a file may be.
-#[derive(Debug, Clone)]
-pub struct DownloadSource {
-    pub mirror: Mirror,
-    /// The file's path below it.
-    pub path: String,
+impl Download {
+    fn error(&self, url: String, cause: DownloadCause) -> DownloadError {
+        DownloadError {
+            name: self.name.clone(),
+            url,
+            cause,
+        }
+    }
 }
 
-/// How patient a client is.
+/// How patient a downloader is.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub connect: Duration,
     /// For the next byte.
     pub stall: Duration,
-    /// Attempts at each place.
+    /// For all files together; none waits as long as something comes.
+    pub timeout: Option<Duration>,
+    /// Attempts at each place that bring nothing.
     pub attempts: u32,
     /// Before the second attempt; twice as long before each further one.
     pub back_off: Duration,
@@ -69,6 +72,7 @@ impl Default for Options {
         Options {
             connect: Duration::from_secs(15),
             stall: Duration::from_secs(30),
+            timeout: None,
             attempts: 3,
             back_off: Duration::from_millis(500),
             parallel: 8,
@@ -79,20 +83,20 @@ impl Default for Options {
     }
 }
 
-/// The client could not be made ready.
+/// The downloader could not be made ready.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub enum DownloaderError {
     #[error("cannot prepare for downloads")]
     Runtime { source: std::io::Error },
     #[error("cannot prepare for HTTP")]
     Http { source: reqwest::Error },
 }
 
-/// Gets files. Calls block; one client keeps its connections from call to call.
-pub struct Client {
+/// Gets files. Calls block; one downloader keeps its connections from call to call.
+pub struct Downloader {
     /// Always there, until the client goes.
     runtime: Option<tokio::runtime::Runtime>,
-    pub(super) cancel: CancelToken,
+    cancel: CancelToken,
     shared: Arc<DownloaderShared>,
 }
 
@@ -104,37 +108,29 @@ struct DownloaderShared {
     all: Semaphore,
 }
 
-/// A file that is wanted, checked or not.
-#[derive(Debug, Clone)]
-pub(super) struct DownloadJob {
-    pub(super) name: String,
-    pub(super) expected: Expected,
-    pub(super) places: Vec<DownloadSource>,
-}
-
 enum DownloadEvent {
-    Bytes(i64),
+    Progress(Progress),
     Done(usize, NamedTempFile),
     Failed(usize, DownloadError),
 }
 
-impl Client {
-    /// A client that uses the proxies of `mirrors`, writes into the directory `scratch`, and ends when `cancel` says so.
+impl Downloader {
+    /// A downloader that writes into the directory `scratch`, and ends when `cancel` says so.
     ///
     /// # Errors
     /// The system gives no event loop.
     pub fn new(
-        mirrors: &Mirrors,
+        proxies: &Proxies,
         scratch: &Path,
         cancel: &CancelToken,
         options: Options,
-    ) -> Result<Client, ClientError> {
+    ) -> Result<Downloader, DownloaderError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        let runtime = runtime.map_err(|source| ClientError::Runtime { source })?;
+        let runtime = runtime.map_err(|source| DownloaderError::Runtime { source })?;
         let client =
-            http_client(mirrors, &options).map_err(|source| ClientError::Http { source })?;
+            http_client(proxies, &options).map_err(|source| DownloaderError::Http { source })?;
         let shared = DownloaderShared {
             http: Http {
                 client,
@@ -145,7 +141,7 @@ impl Client {
             all: Semaphore::new(options.parallel.max(1)),
             options,
         };
-        Ok(Client {
+        Ok(Downloader {
             runtime: Some(runtime),
             cancel: cancel.clone(),
             shared: Arc::new(shared),
@@ -154,7 +150,7 @@ impl Client {
 
     /// Gets files. `done` is called with the index and the path of each as soon as it is verified, while others come; it
     /// may move the file away, which else is removed after the call. `progress` is told the bytes that have come, and those
-    /// of all.
+    /// of all as far as that is known.
     ///
     /// A file that is gone does not keep others from coming; after any other failure no further file is begun.
     ///
@@ -162,38 +158,15 @@ impl Client {
     /// Index and reason of each file that failed.
     pub fn get(
         &self,
-        wanted: &[DownloadRequest],
+        wanted: Vec<Download>,
         done: &mut dyn FnMut(usize, &Path),
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), Vec<(usize, DownloadError)>> {
-        let jobs = wanted.iter().map(|wanted| DownloadJob {
-            name: wanted.name.clone(),
-            expected: Expected::Exact {
-                size: wanted.size,
-                sha256: wanted.sha256,
-            },
-            places: wanted.places.clone(),
-        });
-        let failed = self.run(jobs.collect(), done, progress);
-        if failed.is_empty() {
-            Ok(())
-        } else {
-            Err(failed)
-        }
-    }
-
-    pub(super) fn run(
-        &self,
-        jobs: Vec<DownloadJob>,
-        done: &mut dyn FnMut(usize, &Path),
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Vec<(usize, DownloadError)> {
-        let total = jobs.iter().fold(0_u64, |total, job| match &job.expected {
-            Expected::Exact { size, .. } => total.saturating_add(*size),
-            Expected::AtMost(_) => total,
+        let mut total = wanted.iter().fold(0_u64, |total, file| {
+            total.saturating_add(file.expected.size.unwrap_or(0))
         });
         let Some(runtime) = &self.runtime else {
-            return Vec::new();
+            return Ok(());
         };
         let meter = self.shared.options.meter.as_ref();
         meter.inspect(|meter| meter.extend("download", total));
@@ -201,12 +174,16 @@ impl Client {
         let (mut bytes, mut failed) = (0_u64, Vec::new());
         std::thread::scope(|scope| {
             // A thread of its own, so that the network goes on while the caller stores what has come.
-            scope.spawn(|| runtime.block_on(all(&self.shared, &self.cancel, jobs, sender)));
+            scope.spawn(|| runtime.block_on(all(&self.shared, &self.cancel, wanted, sender)));
             for event in receiver {
                 match event {
-                    DownloadEvent::Bytes(change) => {
+                    DownloadEvent::Progress(Progress::Bytes(change)) => {
                         bytes = bytes.saturating_add_signed(change);
                         meter.inspect(|meter| meter.change(change));
+                        progress(bytes, total);
+                    }
+                    DownloadEvent::Progress(Progress::Announced(change)) => {
+                        total = total.saturating_add_signed(change);
                         progress(bytes, total);
                     }
                     DownloadEvent::Done(index, file) => done(index, file.path()),
@@ -215,11 +192,14 @@ impl Client {
             }
         });
         failed.sort_by_key(|(index, _)| *index);
-        failed
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(failed),
+        }
     }
 }
 
-impl Drop for Client {
+impl Drop for Downloader {
     fn drop(&mut self) {
         // Waiting is not allowed everywhere that a client may be dropped.
         if let Some(runtime) = self.runtime.take() {
@@ -228,7 +208,7 @@ impl Drop for Client {
     }
 }
 
-fn http_client(mirrors: &Mirrors, options: &Options) -> Result<reqwest::Client, reqwest::Error> {
+fn http_client(proxies: &Proxies, options: &Options) -> Result<reqwest::Client, reqwest::Error> {
     let mut roots = rustls::RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
@@ -239,10 +219,12 @@ fn http_client(mirrors: &Mirrors, options: &Options) -> Result<reqwest::Client, 
         .expect("BUG: ring knows the default protocol versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    reqwest::Client::builder()
+    let client = reqwest::Client::builder()
         .use_preconfigured_tls(tls)
-        .no_proxy()
-        .proxy(access::proxy(mirrors))
+        .no_proxy();
+    let rules = proxies.rules().into_iter();
+    rules
+        .fold(client, reqwest::ClientBuilder::proxy)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(options.connect)
         .user_agent(concat!("impasto/", env!("CARGO_PKG_VERSION")))
@@ -253,23 +235,23 @@ fn http_client(mirrors: &Mirrors, options: &Options) -> Result<reqwest::Client, 
 async fn all(
     shared: &Arc<DownloaderShared>,
     cancel: &CancelToken,
-    jobs: Vec<DownloadJob>,
+    wanted: Vec<Download>,
     sender: Sender<DownloadEvent>,
 ) {
     let stopping = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
-    let first = jobs.first().map(|job| job.name.clone());
-    for (index, job) in jobs.into_iter().enumerate() {
+    let first = wanted.first().cloned();
+    for (index, file) in wanted.into_iter().enumerate() {
         let (shared, sender, stopping) = (shared.clone(), sender.clone(), stopping.clone());
         tasks.spawn(async move {
-            let Some(result) = one(&shared, &job, &sender, &stopping).await else {
+            let Some(result) = one(&shared, &file, &sender, &stopping).await else {
                 return;
             };
             // Nobody listens any more: then nobody wants it.
             let _ = sender.send(match result {
                 Ok(file) => DownloadEvent::Done(index, file),
                 Err(error) => {
-                    if !matches!(error.cause, DownloadCause::Gone) {
+                    if !matches!(error.cause, DownloadCause::Gone { .. }) {
                         stopping.store(true, Ordering::Relaxed);
                     }
                     DownloadEvent::Failed(index, error)
@@ -282,16 +264,24 @@ async fn all(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::select! {
-        () = async { while tasks.join_next().await.is_some() {} } => {}
-        () = cancelled => {
-            let error = DownloadError {
-                name: first.unwrap_or_default(),
-                url: "its mirror".to_owned(),
-                cause: DownloadCause::Cancelled,
-            };
-            let _ = sender.send(DownloadEvent::Failed(0, error));
+    let expired = async {
+        match shared.options.timeout {
+            Some(after) => {
+                tokio::time::sleep(after).await;
+                after
+            }
+            None => std::future::pending().await,
         }
+    };
+    let ended = tokio::select! {
+        () = async { while tasks.join_next().await.is_some() {} } => None,
+        () = cancelled => Some(DownloadCause::Cancelled),
+        after = expired => Some(DownloadCause::TimedOut { after }),
+    };
+    if let (Some(cause), Some(first)) = (ended, first) {
+        let url = first.places.first().map(Place::shown);
+        let error = first.error(url.unwrap_or_default(), cause);
+        let _ = sender.send(DownloadEvent::Failed(0, error));
     }
     // They hold the channel, and nobody would poll them after this.
     tasks.shutdown().await;
@@ -305,8 +295,12 @@ enum Next {
     End,
 }
 
-fn next(cause: &DownloadCause) -> Next {
+fn next(cause: &DownloadCause, part: &PartialFile<'_>, expected: &Expected) -> Next {
     match cause {
+        // That is what the server has: more of the same would come.
+        DownloadCause::Checksum { .. } if !part.is_resumed() && expected.size.is_none() => {
+            Next::OtherPlace
+        }
         DownloadCause::Unreachable { .. }
         | DownloadCause::BrokenOff { .. }
         | DownloadCause::Stalled { .. } => Next::Again,
@@ -317,7 +311,9 @@ fn next(cause: &DownloadCause) -> Next {
         DownloadCause::TooLong { .. }
         | DownloadCause::TooShort { .. }
         | DownloadCause::Checksum { .. } => Next::FromTheStart,
-        DownloadCause::Write { .. } | DownloadCause::Cancelled => Next::End,
+        DownloadCause::Write { .. } | DownloadCause::Cancelled | DownloadCause::TimedOut { .. } => {
+            Next::End
+        }
         _ => Next::OtherPlace,
     }
 }
@@ -325,34 +321,27 @@ fn next(cause: &DownloadCause) -> Next {
 /// Works on one file. None where it was not begun, because another has failed.
 async fn one(
     shared: &DownloaderShared,
-    job: &DownloadJob,
+    wanted: &Download,
     sender: &Sender<DownloadEvent>,
     stopping: &AtomicBool,
 ) -> Option<Result<NamedTempFile, DownloadError>> {
     let sender = sender.clone();
     let progress = move |change| {
-        let _ = sender.send(DownloadEvent::Bytes(change));
-    };
-    let error = |url: String, cause| DownloadError {
-        name: job.name.clone(),
-        url,
-        cause,
+        let _ = sender.send(DownloadEvent::Progress(change));
     };
     let mut part: Option<PartialFile<'_>> = None;
     let mut told: Option<DownloadError> = None;
     let mut begun = false;
-    for place in &job.places {
-        let address = match Address::of(place) {
-            Ok(address) => address,
-            Err(cause) => return Some(Err(error(place.mirror.to_string(), cause))),
-        };
-        let (mut complete, mut corrupt) = (false, 0);
-        for attempt in 0..shared.options.attempts.max(1) {
-            if attempt > 0 {
-                tokio::time::sleep(shared.options.back_off * (1 << (attempt - 1).min(10))).await;
+    for place in &wanted.places {
+        let error = |cause| wanted.error(place.shown(), cause);
+        let (mut complete, mut corrupt) = (false, false);
+        let (mut attempts, mut furthest) = (0, 0);
+        while attempts < shared.options.attempts.max(1) {
+            if attempts > 0 {
+                tokio::time::sleep(shared.options.back_off * (1 << (attempts - 1).min(10))).await;
             }
             // In this order, so that who waits for a server keeps nobody from another.
-            let host = shared.host(&address);
+            let host = shared.host(place);
             let _host = host.acquire().await.ok()?;
             let _any = shared.all.acquire().await.ok()?;
             if !begun && stopping.load(Ordering::Relaxed) {
@@ -363,105 +352,62 @@ async fn one(
                 Some(part) => part,
                 None => match PartialFile::new(&shared.scratch, &progress) {
                     Ok(new) => part.insert(new),
-                    Err(cause) => return Some(Err(error(address.shown(), cause))),
+                    Err(cause) => return Some(Err(error(cause))),
                 },
             };
-            let attempted = match &address {
+            let attempted = match &place.0 {
                 Address::Url { url, login } => {
-                    shared
-                        .http
-                        .get(url, login.as_ref(), part, &job.expected)
-                        .await
+                    let login = login.as_ref();
+                    shared.http.get(url, login, part, &wanted.expected).await
                 }
-                Address::Path(path) => copy(path, part, &job.expected).await,
+                Address::Path(path) => copy(path, part, &wanted.expected).await,
             };
-            let cause = match attempted {
-                Ok(()) => {
-                    complete = true;
-                    break;
-                }
-                Err(cause) => cause,
+            let Err(cause) = attempted else {
+                complete = true;
+                break;
             };
-            let next = next(&cause);
+            let next = next(&cause, part, &wanted.expected);
             // What one place says of a file that another lacks is worth more.
-            if told.is_none() || !matches!(cause, DownloadCause::Gone) {
-                told = Some(error(address.shown(), cause));
+            if told.is_none() || !matches!(cause, DownloadCause::Gone { .. }) {
+                told = Some(error(cause));
             }
             match next {
                 Next::Again => {}
-                Next::FromTheStart if corrupt == 0 => corrupt += 1,
+                Next::FromTheStart if !corrupt => corrupt = true,
                 Next::FromTheStart | Next::OtherPlace => break,
                 Next::End => return told.map(Err),
+            }
+            attempts += 1;
+            if part.len() >= furthest + WORTH {
+                (attempts, furthest) = (1, part.len());
             }
             if matches!(next, Next::FromTheStart)
                 && let Err(cause) = part.reset()
             {
-                return Some(Err(error(address.shown(), cause)));
+                return Some(Err(error(cause)));
             }
         }
         if let Some(mut got) = part.take() {
             if complete {
-                let verified = got.into_verified(&job.expected);
-                return Some(verified.map_err(|cause| error(address.shown(), cause)));
+                let verified = got.into_verified(&wanted.expected);
+                return Some(verified.map_err(error));
             }
             // Another place may have another version.
             if let Err(cause) = got.reset() {
-                return Some(Err(error(address.shown(), cause)));
+                return Some(Err(error(cause)));
             }
             part = Some(got);
         }
     }
     Some(Err(told.unwrap_or_else(|| {
-        error("any mirror".to_owned(), DownloadCause::Nowhere)
+        wanted.error("any mirror".to_owned(), DownloadCause::Nowhere)
     })))
 }
 
-fn invalid(what: &'static str, text: &str) -> DownloadCause {
-    DownloadCause::Invalid {
-        what,
-        text: text.chars().take(100).collect(),
-    }
-}
-
-enum Address {
-    Url {
-        url: Url,
-        login: Option<(String, String)>,
-    },
-    Path(PathBuf),
-}
-
-impl Address {
-    fn of(place: &DownloadSource) -> Result<Address, DownloadCause> {
-        if !is_below(&place.path) {
-            return Err(invalid("path", &place.path));
-        }
-        if let Some(directory) = place.mirror.directory() {
-            return Ok(Address::Path(directory.join(&place.path)));
-        }
-        let url =
-            access::url(&place.mirror, &place.path).ok_or_else(|| invalid("path", &place.path))?;
-        Ok(Address::Url {
-            url,
-            login: access::login(&place.mirror),
-        })
-    }
-
-    fn shown(&self) -> String {
-        match self {
-            Address::Url { url, .. } => access::shown(url),
-            Address::Path(path) => path.display().to_string(),
-        }
-    }
-}
-
 impl DownloaderShared {
-    /// What bounds the files at a time from one server; a directory of this machine is one too.
-    fn host(&self, address: &Address) -> Arc<Semaphore> {
-        let name = match address {
-            Address::Url { url, .. } => url.authority().to_owned(),
-            Address::Path(_) => String::new(),
-        };
+    /// What bounds the files at a time from one server; this machine is one too.
+    fn host(&self, place: &Place) -> Arc<Semaphore> {
+        let name = place.host().to_owned();
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts
             .entry(name)

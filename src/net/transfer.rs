@@ -13,33 +13,67 @@ use reqwest::header::{
 use reqwest::{Response, StatusCode, Url};
 use tempfile::NamedTempFile;
 
-use super::access::shown;
 use super::error::DownloadCause;
-
+use super::place::{Login, shown};
 use crate::base::bounded;
 
 /// Redirections that are followed.
 const REDIRECTS: u32 = 5;
 
-/// Bytes that are read of a directory's file at once.
+/// Bytes that are read of a file of this machine at once.
 const BLOCK: usize = 256 << 10;
 
 /// What a file must be.
 #[derive(Debug, Clone)]
-pub(super) enum Expected {
-    /// Known to the byte.
-    Exact { size: u64, sha256: Sha256 },
-    /// Checked by whoever asked, who takes no more bytes than these.
-    AtMost(u64),
+pub struct Expected {
+    /// Bytes, where that is known.
+    pub(super) size: Option<u64>,
+    /// Bytes, at most.
+    limit: u64,
+    sha256: Option<Sha256>,
 }
 
 impl Expected {
-    fn limit(&self) -> u64 {
-        match self {
-            Expected::Exact { size, .. } => *size,
-            Expected::AtMost(limit) => *limit,
+    /// Known to the byte.
+    pub fn exact(size: u64, sha256: Sha256) -> Expected {
+        Expected {
+            size: Some(size),
+            limit: size,
+            sha256: Some(sha256),
         }
     }
+
+    /// Known by its checksum alone; no more than `limit` bytes are taken.
+    pub fn hashed(sha256: Sha256, limit: u64) -> Expected {
+        Expected {
+            size: None,
+            limit,
+            sha256: Some(sha256),
+        }
+    }
+
+    /// Checked by whoever asked, who takes no more bytes than these.
+    pub fn at_most(limit: u64) -> Expected {
+        Expected {
+            size: None,
+            limit,
+            sha256: None,
+        }
+    }
+
+    /// Whether it may be a web page: only where nothing but the checksum decides. What has a size is a package or an index.
+    fn may_be_html(&self) -> bool {
+        self.size.is_none() && self.sha256.is_some()
+    }
+}
+
+/// What is told while a file comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Progress {
+    /// So many more bytes are there; fewer where they have to come again.
+    Bytes(i64),
+    /// So many more bytes are to come than was known.
+    Announced(i64),
 }
 
 /// A file that is not verified: what has come of it.
@@ -49,14 +83,19 @@ pub(super) struct PartialFile<'a> {
     hasher: Sha256Writer,
     /// What names the version that the server has, so that a resumed download is of the same one.
     validator: Option<String>,
-    /// Told of every change of `len`.
-    progress: &'a (dyn Fn(i64) + Send + Sync),
+    /// Whether it came in several parts.
+    resumed: bool,
+    /// Whether it is a web page, as far as can be told.
+    html: bool,
+    /// Bytes in all as servers announce them, where it is not known.
+    announced: u64,
+    progress: &'a (dyn Fn(Progress) + Send + Sync),
 }
 
 impl<'a> PartialFile<'a> {
     pub(super) fn new(
         dir: &Path,
-        progress: &'a (dyn Fn(i64) + Send + Sync),
+        progress: &'a (dyn Fn(Progress) + Send + Sync),
     ) -> Result<PartialFile<'a>, DownloadCause> {
         let file = tempfile::Builder::new()
             .prefix("download-")
@@ -70,16 +109,29 @@ impl<'a> PartialFile<'a> {
             len: 0,
             hasher: Sha256Writer::default(),
             validator: None,
+            resumed: false,
+            html: false,
+            announced: 0,
             progress,
         })
     }
 
+    /// Bytes that have come.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it came in several parts, perhaps of several versions.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
     pub(super) fn reset(&mut self) -> Result<(), DownloadCause> {
-        self.validator = None;
+        (self.validator, self.resumed, self.html) = (None, false, false);
         if self.len == 0 {
             return Ok(());
         }
-        (self.progress)(-i64::try_from(self.len).unwrap_or(i64::MAX));
+        (self.progress)(Progress::Bytes(-signed(self.len)));
         self.len = 0;
         self.hasher = Sha256Writer::default();
         let file = self.file.as_file_mut();
@@ -99,8 +151,14 @@ impl<'a> PartialFile<'a> {
             .map_err(|source| self.write_error(source))?;
         self.hasher.update(bytes);
         self.len = len;
-        (self.progress)(i64::try_from(bytes.len()).unwrap_or(i64::MAX));
+        (self.progress)(Progress::Bytes(signed(bytes.len() as u64)));
         Ok(())
+    }
+
+    /// Tells how long a file of unknown size is going to be.
+    fn announce(&mut self, size: u64) {
+        (self.progress)(Progress::Announced(signed(size) - signed(self.announced)));
+        self.announced = size;
     }
 
     fn write_error(&self, source: std::io::Error) -> DownloadCause {
@@ -111,24 +169,27 @@ impl<'a> PartialFile<'a> {
     }
 
     fn verify(&self, expected: &Expected) -> Result<(), DownloadCause> {
-        let Expected::Exact { size, sha256 } = expected else {
+        if let Some(size) = expected.size.filter(|size| self.len < *size) {
+            let received = self.len;
+            return Err(DownloadCause::TooShort { received, size });
+        }
+        let Some(sha256) = expected.sha256 else {
             return Ok(());
         };
-        if self.len < *size {
-            return Err(DownloadCause::TooShort {
-                received: self.len,
-                size: *size,
-            });
-        }
         let got = self.hasher.clone().finish();
-        if got == *sha256 {
-            Ok(())
-        } else {
-            Err(DownloadCause::Checksum {
-                expected: *sha256,
-                got,
-            })
+        if got == sha256 {
+            return Ok(());
         }
+        Err(DownloadCause::Checksum {
+            expected: sha256,
+            got,
+            html: self.html,
+        })
+    }
+
+    /// Whether all of it has come, whatever the server says.
+    fn is_whole(&self, expected: &Expected) -> bool {
+        expected.sha256.is_some() && self.verify(expected).is_ok()
     }
 
     /// The file. Only what was verified is handed out.
@@ -150,7 +211,7 @@ impl Http {
     pub(super) async fn get(
         &self,
         url: &Url,
-        login: Option<&(String, String)>,
+        login: Option<&Login>,
         part: &mut PartialFile<'_>,
         expected: &Expected,
     ) -> Result<(), DownloadCause> {
@@ -158,26 +219,29 @@ impl Http {
         let status = response.status();
         match status {
             StatusCode::PARTIAL_CONTENT if part.len > 0 => {
-                if !continues(response.headers(), part.len, expected.limit()) {
+                if !continues(response.headers(), part.len, expected.limit) {
                     part.reset()?;
                     return Err(broken_off(
                         0,
                         "the server sent a different range than requested",
                     ));
                 }
+                part.resumed = true;
             }
             StatusCode::RANGE_NOT_SATISFIABLE if part.len > 0 => {
                 part.reset()?;
                 return Err(broken_off(0, "the server does not have that range"));
             }
-            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(DownloadCause::Gone),
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Err(DownloadCause::Gone {
+                    code: Some(status.as_u16()),
+                });
+            }
             // The whole of it, whether or not a part was asked for.
             StatusCode::OK => part.reset()?,
             _ => {
-                let reason = status.canonical_reason().unwrap_or("");
                 return Err(DownloadCause::Status {
                     code: status.as_u16(),
-                    reason,
                 });
             }
         }
@@ -186,7 +250,8 @@ impl Http {
             .headers()
             .get(CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
-        if html {
+        part.html |= html;
+        if html && !expected.may_be_html() {
             return Err(DownloadCause::WebPage);
         }
         let announced = response
@@ -198,21 +263,23 @@ impl Http {
                 Err(_) => return Err(DownloadCause::Stalled { after: self.stall }),
                 Ok(Ok(chunk)) => chunk,
                 // What comes behind the last byte does not matter.
-                Ok(Err(_)) if matches!(expected, Expected::Exact { size, .. } if *size == part.len) => {
-                    None
-                }
+                Ok(Err(_)) if part.is_whole(expected) => return Ok(()),
                 Ok(Err(source)) => return Err(broken_off(part.len, source.without_url())),
             };
             if std::mem::take(&mut first) {
-                if chunk.as_ref().is_some_and(|chunk| looks_like_html(chunk)) {
+                part.html |= chunk.as_ref().is_some_and(|chunk| looks_like_html(chunk));
+                if part.html && !expected.may_be_html() {
                     return Err(DownloadCause::WebPage);
                 }
                 check_announced(announced, expected)?;
+                if let (Some(size), None) = (announced, expected.size) {
+                    part.announce(size);
+                }
             }
             let Some(chunk) = chunk else {
                 return part.verify(expected);
             };
-            part.append(&chunk, expected.limit())?;
+            part.append(&chunk, expected.limit)?;
         }
     }
 
@@ -220,7 +287,7 @@ impl Http {
     async fn ask(
         &self,
         url: &Url,
-        login: Option<&(String, String)>,
+        login: Option<&Login>,
         part: &PartialFile<'_>,
         expected: &Expected,
     ) -> Result<Response, DownloadCause> {
@@ -230,10 +297,11 @@ impl Http {
                 .client
                 .get(target.clone())
                 .header(ACCEPT_ENCODING, "identity");
-            if let (Some((user, password)), true) = (login, target.origin() == url.origin()) {
+            if let (Some(Login { user, password }), true) = (login, target.origin() == url.origin())
+            {
                 request = request.basic_auth(user, Some(password));
             }
-            if matches!(expected, Expected::AtMost(_)) {
+            if expected.sha256.is_none() {
                 // It changes under its name, so a proxy shall ask whether it has.
                 request = request.header(CACHE_CONTROL, "max-age=0");
             }
@@ -273,7 +341,7 @@ fn follow(from: &Url, headers: &HeaderMap) -> Result<Url, DownloadCause> {
         return refuse("nowhere".to_owned(), "which is not a URL");
     };
     if location.is_empty() || !to.has_host() || !matches!(to.scheme(), "http" | "https") {
-        return refuse(shown(&to), "which is not a valid mirror");
+        return refuse(shown(&to), "which is not an http or https URL");
     }
     if from.scheme() == "https" && to.scheme() == "http" {
         return refuse(shown(&to), "which is not encrypted");
@@ -311,15 +379,12 @@ fn validator(headers: &HeaderMap) -> Option<String> {
 }
 
 fn check_announced(announced: Option<u64>, expected: &Expected) -> Result<(), DownloadCause> {
-    match (announced, expected) {
-        (Some(announced), _) if announced > expected.limit() => Err(DownloadCause::TooLong {
-            size: expected.limit(),
+    match (announced, expected.size) {
+        (Some(announced), _) if announced > expected.limit => Err(DownloadCause::TooLong {
+            size: expected.limit,
         }),
-        (Some(received), Expected::Exact { size, .. }) if received < *size => {
-            Err(DownloadCause::TooShort {
-                received,
-                size: *size,
-            })
+        (Some(received), Some(size)) if received < size => {
+            Err(DownloadCause::TooShort { received, size })
         }
         _ => Ok(()),
     }
@@ -344,7 +409,11 @@ fn broken_off(
     }
 }
 
-/// Copies a file of a directory that is a mirror.
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Copies a file of this machine.
 pub(super) async fn copy(
     path: &Path,
     part: &mut PartialFile<'_>,
@@ -354,7 +423,7 @@ pub(super) async fn copy(
     let read = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound
         | std::io::ErrorKind::NotADirectory
-        | std::io::ErrorKind::IsADirectory => DownloadCause::Gone,
+        | std::io::ErrorKind::IsADirectory => DownloadCause::Gone { code: None },
         _ => DownloadCause::Read { source },
     };
     let mut file = bounded::open(path).map_err(read)?;
@@ -364,7 +433,7 @@ pub(super) async fn copy(
     loop {
         match file.read(&mut block).map_err(read)? {
             0 => return part.verify(expected),
-            len => part.append(&block[..len], expected.limit())?,
+            len => part.append(&block[..len], expected.limit)?,
         }
         // Others work on this thread too, and the run may be stopped.
         tokio::task::yield_now().await;
