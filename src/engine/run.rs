@@ -33,7 +33,7 @@ use crate::engine::schedule::{Schedule, TaskState};
 use crate::net::Proxies;
 use crate::sandbox::SandboxSetup;
 
-pub use images::{Description, FileFacts, HeldImage, ImageFacts, ImageGate, ImageRefusal};
+pub use images::{Description, HeldImage, ImageFacts, ImageGate, ImageRefusal, TargetFacts};
 
 /// What a run is told beside its plan.
 pub struct RunConfig<'a> {

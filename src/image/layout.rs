@@ -10,7 +10,7 @@ use impasto_store::sha256::Sha256;
 use super::has_directory;
 use crate::engine::graph::{Graph, ImageNode, ImagePart, NodeId};
 use crate::engine::run::ImageFacts;
-use crate::recipe::{Image, Layout};
+use crate::recipe::{Image, ImageLayout};
 
 /// The extension of a file that a stage makes, if it has a form of its own.
 pub fn extension(graph: &Graph, id: NodeId) -> Option<&'static str> {
@@ -32,8 +32,8 @@ pub fn path(graph: &Graph, image: &ImageNode, part: &ImagePart, out: &Path) -> P
     match (&part.file, extension(graph, part.node)) {
         (None, Some(extension)) => {
             let dir = match image.text.layout {
-                Layout::Directory => &dir,
-                Layout::Standard | Layout::Flat => out,
+                ImageLayout::Directory => &dir,
+                ImageLayout::Standard | ImageLayout::Flat => out,
             };
             dir.join(format!("{}.{extension}", image.name))
         }

@@ -32,7 +32,7 @@ const TAIL: usize = 4 << 10;
 /// What each sandbox does in its own way: gives the agent a disk and takes it back. Between the two the link is the agent's.
 pub(super) trait GuestHost {
     /// Makes the disk there. When it returns, the agent listens.
-    fn open(&mut self, link: &mut Link) -> Result<OpenDisk, SessionError>;
+    fn open(&mut self, link: &mut Link) -> Result<SessionDisk, SessionError>;
 
     /// How the agent calls a directory of the host that the job names.
     fn directory(&self, path: &Path) -> Result<String, SandboxError>;
@@ -42,7 +42,7 @@ pub(super) trait GuestHost {
 }
 
 /// A disk as the agent finds it.
-pub(super) struct OpenDisk {
+pub(super) struct SessionDisk {
     /// What lies on it.
     pub(super) layout: DiskLayout,
     pub(super) device: Device,
@@ -285,7 +285,7 @@ impl<'a> GuestSession<'a> {
     fn open(&mut self, job: &SandboxJob<'_>) -> Result<([u8; 16], Vec<u32>), SessionError> {
         let environment = &job.environment;
         let view = HostView::new(job.network, &environment.host_name)?;
-        let OpenDisk {
+        let SessionDisk {
             layout,
             device,
             partitions,

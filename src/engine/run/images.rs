@@ -34,7 +34,7 @@ pub struct HeldImage {
 /// What is known of an image when all that it needs is there.
 pub struct ImageFacts<'f> {
     pub image: &'f HeldImage,
-    pub files: Vec<FileFacts>,
+    pub files: Vec<TargetFacts>,
     /// The result of a node that it needs.
     pub result: &'f dyn Fn(NodeId) -> &'f Hit,
     /// How long a node ran in this run; none where its result was found.
@@ -45,7 +45,7 @@ pub struct ImageFacts<'f> {
 
 /// A file that is written, under its name or soon.
 #[derive(Debug, Clone)]
-pub struct FileFacts {
+pub struct TargetFacts {
     pub path: PathBuf,
     /// Its length in bytes.
     pub size: u64,
@@ -187,7 +187,7 @@ impl Engine<'_> {
             .map(|described| Some((described, digest)))
     }
 
-    fn file_facts(&self, path: &Path) -> Result<FileFacts, ImageRefusal> {
+    fn file_facts(&self, path: &Path) -> Result<TargetFacts, ImageRefusal> {
         let (size, sha256) = match (self.images.held.get(path), self.planner.published(path)) {
             (Some(sealed), _) => {
                 let size = sealed.size().map_err(|error| ImageRefusal {
@@ -200,7 +200,7 @@ impl Engine<'_> {
             (None, None) => panic!("BUG: {} was not written", path.display()),
         };
         let path = path.to_owned();
-        Ok(FileFacts { path, size, sha256 })
+        Ok(TargetFacts { path, size, sha256 })
     }
 
     fn write_description(

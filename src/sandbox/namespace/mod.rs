@@ -31,7 +31,7 @@ use super::limits::{Bounds, Group};
 use super::link::{Link, LinkError};
 use super::protocol::Ceiling;
 use super::session::{
-    ClosedDisk, GuestHost, GuestSession, OpenDisk, SessionEnd, SessionError, unexpected,
+    ClosedDisk, GuestHost, GuestSession, SessionDisk, SessionEnd, SessionError, unexpected,
 };
 use super::terminal::SavedTerminal;
 use super::tools::run_tools_session;
@@ -203,7 +203,7 @@ struct NamespaceHost {
 }
 
 impl GuestHost for NamespaceHost {
-    fn open(&mut self, link: &mut Link) -> Result<OpenDisk, SessionError> {
+    fn open(&mut self, link: &mut Link) -> Result<SessionDisk, SessionError> {
         link.send(&SupervisorRequest::Guest(self.spec.clone()))?;
         if self.spec.terminal {
             link.send_terminal()?;
@@ -214,7 +214,7 @@ impl GuestHost for NamespaceHost {
                 disk: device,
                 partitions,
                 phases,
-            } => Ok(OpenDisk {
+            } => Ok(SessionDisk {
                 layout,
                 device,
                 partitions,

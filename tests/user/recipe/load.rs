@@ -536,7 +536,17 @@ fn references_are_values() {
     );
     let image = &recipe.combinations[0].images[0];
     assert_eq!(
-        (image.name.as_str(), format!("{:?}", image.files)),
+        (
+            image.name.as_str(),
+            format!(
+                "{:?}",
+                image
+                    .files
+                    .iter()
+                    .map(|file| &file.value)
+                    .collect::<Vec<_>>()
+            )
+        ),
         ("i", "[stage.made, stage.x.files[\"v\"]]".into())
     );
 }
