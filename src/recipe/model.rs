@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use impasto_stages::Params;
 use impasto_stages::action::Cutoff;
+use impasto_stages::{Lowered, Params};
 
 use super::diagnostic::{Diagnostics, Sources, Span};
 use crate::recipe::scope::Scope;
@@ -68,6 +68,8 @@ pub struct Stage {
     pub kind: Arc<str>,
     /// Its parameters, without `when`.
     pub params: Params,
+    /// What its kind makes of them.
+    pub lowered: Lowered,
     /// The block's head in the text.
     pub span: Span,
 }
