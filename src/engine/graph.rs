@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use impasto_stages::action::{Cutoff, RootSpec, Slot};
 use impasto_stages::package_set::PackageSet;
-use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, StageContext, Value};
+use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, Value};
 use impasto_store::digest::NodeDigest;
 use impasto_store::key::{self, Atom, Describe, Sink};
 use petgraph::algo::toposort;
@@ -219,13 +219,8 @@ impl Graph {
                     let root = from
                         .cloned()
                         .unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
-                    let context = StageContext {
-                        name: stage.name.to_string(),
-                        source_date_epoch: recipe.source_date_epoch,
-                        root: root.clone(),
-                        sandboxes: registry.sandboxes().to_vec(),
-                    };
-                    let lowered = (kind.lower)(&stage.params, &context);
+                    let mut lowered = stage.lowered.clone();
+                    lowered.set_root(&root);
                     graph.nodes.push(Node {
                         stage: stage.name.clone(),
                         kind,
@@ -238,7 +233,7 @@ impl Graph {
                         parents,
                         root,
                         cutoff: kind.cutoff(&stage.params).unwrap_or(recipe.cutoff),
-                        lowered: lowered.expect("BUG: the recipe let wrong parameters pass"),
+                        lowered,
                     })
                 });
                 graph.nodes[id].combinations.push(place as u32);

@@ -311,7 +311,7 @@ fn next(cause: &DownloadCause, part: &PartialFile<'_>, expected: &Expected) -> N
         DownloadCause::TooLong { .. }
         | DownloadCause::TooShort { .. }
         | DownloadCause::Checksum { .. } => Next::FromTheStart,
-        DownloadCause::Write { .. } | DownloadCause::Cancelled | DownloadCause::TimedOut { .. } => {
+        DownloadCause::Write(_) | DownloadCause::Cancelled | DownloadCause::TimedOut { .. } => {
             Next::End
         }
         _ => Next::OtherPlace,

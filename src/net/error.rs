@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use impasto_store::sha256::Sha256;
+
+use crate::base::io::IoError;
 
 /// A file that could not be had.
 #[derive(Debug)]
@@ -136,12 +137,8 @@ pub enum DownloadCause {
     /// A file of this machine.
     #[error("cannot read it")]
     Read { source: io::Error },
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// Which file or directory.
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] IoError),
     /// The run was stopped.
     #[error("cancelled")]
     Cancelled,

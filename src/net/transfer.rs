@@ -16,6 +16,7 @@ use tempfile::NamedTempFile;
 use super::error::DownloadCause;
 use super::place::{Login, shown};
 use crate::base::bounded;
+use crate::base::io::IoError;
 
 /// Redirections that are followed.
 const REDIRECTS: u32 = 5;
@@ -100,10 +101,7 @@ impl<'a> PartialFile<'a> {
         let file = tempfile::Builder::new()
             .prefix("download-")
             .tempfile_in(dir);
-        let file = file.map_err(|source| DownloadCause::Write {
-            path: dir.to_owned(),
-            source,
-        })?;
+        let file = file.map_err(IoError::at::<DownloadCause>("write", dir))?;
         Ok(PartialFile {
             file,
             len: 0,
@@ -162,10 +160,7 @@ impl<'a> PartialFile<'a> {
     }
 
     fn write_error(&self, source: std::io::Error) -> DownloadCause {
-        DownloadCause::Write {
-            path: self.file.path().to_owned(),
-            source,
-        }
+        IoError::at("write", self.file.path())(source)
     }
 
     fn verify(&self, expected: &Expected) -> Result<(), DownloadCause> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 #[cfg(doc)]
 use impasto_stages::Data;
 use impasto_stages::action::Cutoff;
-use impasto_stages::{Params, Value};
+use impasto_stages::{Lowered, Params, Value};
 
 use super::diagnostic::{Diagnostics, Sources, Span};
 use crate::recipe::scope::Scope;
@@ -71,6 +71,8 @@ pub struct Stage {
     pub kind: Arc<str>,
     /// Its parameters, without `when`.
     pub params: Params,
+    /// What its kind makes of them.
+    pub lowered: Lowered,
     /// The block's head in the text.
     pub span: Span,
 }

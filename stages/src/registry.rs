@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::action::{ActionTemplate, Cutoff, RootSpec};
+use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, SandboxRoot, Slot};
 use crate::error::ParamError;
 use crate::kinds;
 use crate::package_set::PackageRequest;
@@ -103,8 +103,6 @@ pub struct StageContext {
     pub name: String,
     /// The recipe's epoch.
     pub source_date_epoch: Option<u64>,
-    /// Which file system is `/`, as the stage that the disk came from says.
-    pub root: RootSpec,
     /// Sandboxes that a stage may require, by name.
     pub sandboxes: Vec<&'static str>,
 }
@@ -118,6 +116,22 @@ pub struct Lowered {
     pub secrets: BTreeMap<String, Secret>,
     /// Packages that the Actions put in and take out: the lock says which files these are.
     pub request: Option<PackageRequest>,
+}
+
+impl Lowered {
+    /// Tells the Actions that work in the disk of another stage which of its file systems is `/`: the stage that the disk
+    /// came from says so, and that is known only when all stages are lowered.
+    pub fn set_root(&mut self, root: &RootSpec) {
+        for action in &mut self.actions {
+            let in_guest = matches!(
+                action.executor,
+                Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch)
+            );
+            if in_guest && matches!(action.parent, Some(Slot::Stage(_))) {
+                action.root = root.clone();
+            }
+        }
+    }
 }
 
 /// The files of a unit that ran, by name: what [`Kind::expand`] may decide by.

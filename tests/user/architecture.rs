@@ -20,7 +20,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("lock", &["base", "recipe", "deb"]),
     ("sandbox", &["base", "disk"]),
     ("vm", &["base", "disk", "sandbox"]),
-    ("assemble", &["disk", "sandbox"]),
+    ("assemble", &["base", "disk", "sandbox"]),
     (
         "debian",
         &[

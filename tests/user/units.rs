@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use impasto::debian::packages::fetch::{Fetcher, Supply};
@@ -49,7 +50,11 @@ fn import(path: &str) -> ActionTemplate {
     action
 }
 
+/// How often the kind was asked.
+static LOWERED: AtomicUsize = AtomicUsize::new(0);
+
 fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> {
+    LOWERED.fetch_add(1, Ordering::SeqCst);
     let actions = vec![import(params.text("list").unwrap())];
     Ok(Lowered {
         actions,
@@ -185,4 +190,18 @@ fn units_made_of_an_earlier_result_run_in_turn_and_are_cached_one_by_one() {
         reasons.last().unwrap(),
         "failed: stage it: the list is no text"
     );
+}
+
+#[test]
+fn a_stage_is_lowered_once_for_each_set_of_its_values() {
+    let project = Project::with(
+        "matrix { n = [1, 2, 3] }\nstage \"listed\" \"same\" { list = \"a.list\" }\n\
+         stage \"listed\" \"other\" { list = \"${matrix.n}.list\" }\n",
+    );
+    project.write("a.list", "");
+    for name in ["1.list", "2.list", "3.list"] {
+        project.write(name, "");
+    }
+    assert_eq!(build(&project).0.built, 4);
+    assert_eq!(LOWERED.load(Ordering::SeqCst), 4);
 }

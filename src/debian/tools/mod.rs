@@ -22,6 +22,7 @@ pub mod unpack;
 use unpack::{DebIdentity, DebSource, UnpackError, content, unpack};
 
 use crate::base::bounded;
+use crate::base::io::IoError;
 
 /// The tree, and its index, in the directory of its name.
 const ROOT: &str = "root";
@@ -40,21 +41,13 @@ pub enum ToolboxError {
     #[error(transparent)]
     Store(#[from] impasto_store::Error),
     /// A file of the tree cannot be read or written.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
 }
 
 impl ToolboxError {
     fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ToolboxError {
-        move |source| ToolboxError::Io {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
+        IoError::at(verb, path)
     }
 }
 

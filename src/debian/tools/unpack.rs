@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -20,6 +20,7 @@ use tar::EntryType;
 
 use crate::assemble::AssembleError;
 use crate::assemble::unpack::{Meta, Rules, unpack_by};
+use crate::base::io::IoError;
 use crate::deb::package::{Package, PackageError};
 
 /// Version of what is made of packages; part of the tree's name.
@@ -75,12 +76,8 @@ pub struct DebSource<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The tree's own directories and links.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A package that cannot be read.
     #[error("the package {package} cannot be used")]
     Package {
@@ -118,11 +115,7 @@ pub enum UnpackError {
 
 impl UnpackError {
     fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnpackError {
-        move |source| UnpackError::Io {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
+        IoError::at(verb, path)
     }
 }
 

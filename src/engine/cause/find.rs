@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::clues::{self, Clue, Clues, LogLine};
 use super::{Cause, host};
-use crate::sandbox::protocol::{Space, StepFacts, TargetFacts};
+use crate::sandbox::protocol::{FileFacts, Space, StepFacts};
 use crate::sandbox::{Outcome, Problem};
 
 /// Less than this is no room: what is left of a file system that is full, in bytes.
@@ -194,7 +194,7 @@ fn started(evidence: &Evidence<'_>, code: Option<i32>) -> Option<(Cause, Option<
     unreachable(evidence)
 }
 
-fn is_own(file: &TargetFacts) -> bool {
+fn is_own(file: &FileFacts) -> bool {
     file.name.starts_with("/run/impasto/scripts/")
 }
 
@@ -216,20 +216,20 @@ fn not_started(evidence: &Evidence<'_>, code: Option<i32>, line: &LogLine) -> Op
     let name = || name.clone();
     Some(match file {
         // What is not a path may be a file of the current directory.
-        TargetFacts { mode: None, .. } if missing || file.name.contains('/') => {
+        FileFacts { mode: None, .. } if missing || file.name.contains('/') => {
             Cause::NoProgram { program: name() }
         }
-        TargetFacts {
+        FileFacts {
             directory: true, ..
         } if denied => Cause::IsDirectory { file: name() },
-        TargetFacts {
+        FileFacts {
             mode: Some(mode), ..
         } if denied && mode & 0o111 == 0 => Cause::NotExecutable {
             file: name(),
             mode: *mode,
             noexec: false,
         },
-        TargetFacts {
+        FileFacts {
             noexec: true,
             mode: Some(mode),
             ..
@@ -246,7 +246,7 @@ fn not_started(evidence: &Evidence<'_>, code: Option<i32>, line: &LogLine) -> Op
 }
 
 /// What a file names that starts it and is not there. A guest wrote it, so only plain names are shown.
-fn lacking(file: &TargetFacts) -> Option<&String> {
+fn lacking(file: &FileFacts) -> Option<&String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
     file.lacks
         .as_ref()
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn what_a_guest_wrote_is_shown_only_where_it_is_plain() {
-        let file = |lacks: &str| TargetFacts {
+        let file = |lacks: &str| FileFacts {
             name: "/run/impasto/scripts/script-0".to_owned(),
             mode: Some(0o755),
             directory: false,

@@ -117,7 +117,6 @@ pub(crate) fn sandboxed(
 ) -> (ActionTemplate, BTreeMap<String, Secret>) {
     let mut action = ActionTemplate::new(kind, version, Executor::Sandbox(SandboxRoot::Guest));
     action.parent = from(params);
-    action.root = context.root.clone();
     action.env = params.text_map("env");
     action.source_date_epoch = Some(context.source_date_epoch.unwrap_or(DEFAULT_EPOCH));
     action.sandbox = match params.text("sandbox") {

@@ -9,6 +9,7 @@ use impasto_store::sha256::Sha256;
 use impasto_store::{Scratch, Store};
 
 use crate::base::cancel::CancelToken;
+use crate::base::human::with_causes;
 use crate::deb::control::{Stanza, stanzas};
 use crate::debian::archive::{ArchiveError, ArchiveSource, Cache, Client, PackageIndex, Release};
 use crate::debian::mirror::Mirrors;
@@ -207,14 +208,8 @@ fn is_missing(error: &ArchiveError) -> bool {
 }
 
 fn explain(error: &ArchiveError, suite: &str) -> ManagerError {
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        message += &format!(": {inner}");
-        cause = inner.source();
-    }
     ManagerError {
-        message,
+        message: with_causes(error),
         help: Some(error.help()),
         said: Vec::new(),
         about: vec![format!("suite {suite}")],

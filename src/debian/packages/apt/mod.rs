@@ -18,6 +18,7 @@ use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
 use super::tools::{ToolsError, tools};
 use crate::base::cancel::CancelToken;
+use crate::base::human::with_causes;
 use crate::deb::closure::closure;
 use crate::deb::package::Package as Deb;
 use crate::deb::version;
@@ -70,14 +71,8 @@ impl<'a> Apt<'a> {
                 ToolsError::Fetch(DemandError::Package(error)) => error.help.clone(),
                 _ => None,
             };
-            let mut message = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(inner) = cause {
-                message += &format!(": {inner}");
-                cause = inner.source();
-            }
             ManagerError {
-                message,
+                message: with_causes(&error),
                 help,
                 said: Vec::new(),
                 about: Vec::new(),
