@@ -124,6 +124,7 @@ impl Audit {
             rebuild: Vec::new(),
             locked: false,
             record: RecordArgs::default(),
+            tests: false,
         }
     }
 

@@ -21,6 +21,7 @@ use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::{SourceLocation, What};
 use crate::engine::event::Event;
 use crate::engine::graph::{NodeId, NodeMap, Selection};
+use crate::engine::job::console_name;
 use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, RunConfig, Summary};
@@ -41,6 +42,9 @@ pub(crate) struct Build {
     pub(super) locked: bool,
     #[command(flatten)]
     pub(super) record: RecordArgs,
+    /// Whether the tests are what is built.
+    #[arg(skip)]
+    pub(super) tests: bool,
 }
 
 impl Build {
@@ -61,7 +65,11 @@ impl Build {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         *recipe = Some(loaded.recipe.name.clone());
         records.lap("read the recipe", session.start.elapsed());
-        let selection = loaded.selection()?;
+        let selection = if self.tests {
+            super::test::selection(&loaded, &self.recipe.tags)?
+        } else {
+            loaded.selection()?
+        };
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let context = LockContext::new(session, &store, mirrors, sandbox.clone());
@@ -101,7 +109,7 @@ impl Build {
             sandbox,
             &packages,
         );
-        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
+        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty() && !self.tests;
         let config = RunConfig {
             targets,
             whole,
@@ -202,6 +210,10 @@ pub(super) fn engine_config<'a>(
         targets: HashMap::new(),
         sandbox,
         packages,
+        reports: (
+            session.host.cwd.join(&run.out),
+            format!("{}/", run.out.display()),
+        ),
         now: session.host.now(),
         hints: Box::new(CommandHints {
             args: session.place(recipe),
@@ -275,6 +287,14 @@ fn targets(
     for id in &selection.nodes {
         let node = graph.node(*id);
         let named = !loaded.selectors().is_empty();
+        if graph.is_test(*id) {
+            let dir = out.join(node.label.replace('/', "_"));
+            let whose = format!("stage {}", node.label);
+            for file in test_files(&node.lowered.actions) {
+                add(*id, Some(file.clone()), dir.join(&file), whose.clone())?;
+            }
+            continue;
+        }
         let wanted = node.kind.makes == Makes::File && (named || converts(loaded, *id));
         if !wanted || imaged.contains(id) {
             continue;
@@ -285,6 +305,22 @@ fn targets(
         add(*id, None, path, format!("stage {}", node.label))?;
     }
     Ok(targets)
+}
+
+/// The files that a test makes.
+fn test_files(actions: &[impasto_stages::ActionTemplate]) -> Vec<String> {
+    use impasto_stages::action::Step;
+    let machines = actions
+        .iter()
+        .flat_map(|action| &action.steps)
+        .filter_map(|step| match step {
+            Step::Test { spec } => spec.machine.as_ref(),
+            _ => None,
+        });
+    let consoles = machines.map(|machine| console_name(machine.firmware.name()));
+    consoles
+        .chain(["report.json".to_owned(), "report.xml".to_owned()])
+        .collect()
 }
 
 /// The extension of a file that a stage makes, if it has a form of its own.

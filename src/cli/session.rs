@@ -276,7 +276,7 @@ impl Session {
         })?;
         let mut settings = self.settings.clone();
         settings.add_repository(recipe.scope.repository(), &self.host)?;
-        let mut graph = Graph::new(&recipe, &registry);
+        let mut graph = Graph::with_tags(&recipe, &registry, &args.tags);
         let lock_path = lock::path_of(&recipe);
         let lock = LockFile::load(&lock_path)?;
         let locks = locking::apply(&mut graph, &lock, ARCHITECTURE);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use impasto_stages::action::{Cutoff, RootSpec, Slot};
+use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot};
 use impasto_stages::package_set::PackageSet;
 use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, StageContext, Value};
 use impasto_store::digest::NodeDigest;
@@ -143,6 +143,11 @@ impl Describe for Definition<'_> {
 impl Graph {
     /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles.
     pub fn new(recipe: &Recipe, registry: &Registry) -> Graph {
+        Graph::with_tags(recipe, registry, &[])
+    }
+
+    /// The same; of tests, only the checks with one of these tags, where there are any.
+    pub fn with_tags(recipe: &Recipe, registry: &Registry, tags: &[String]) -> Graph {
         let mut graph = Graph {
             nodes: NodeMap::new(),
             images: Vec::new(),
@@ -197,6 +202,7 @@ impl Graph {
                         name: stage.name.to_string(),
                         source_date_epoch: recipe.source_date_epoch,
                         root: root.clone(),
+                        tags: tags.to_vec(),
                     };
                     let lowered = (kind.lower)(&stage.params, &context);
                     graph.nodes.push(Node {
@@ -299,6 +305,14 @@ impl Graph {
         self.nodes.is_empty()
     }
 
+    /// Whether a node tests another one's disk.
+    pub fn is_test(&self, id: NodeId) -> bool {
+        let actions = &self.node(id).lowered.actions;
+        actions
+            .iter()
+            .any(|action| action.executor == Executor::Machine)
+    }
+
     /// Every node, in topological order.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         self.nodes.ids()
@@ -380,11 +394,11 @@ impl Graph {
             .collect()
     }
 
-    /// What to build where the user names nothing: every image, or every node where the recipe has no image.
+    /// What to build where the user names nothing: every image, or every node but tests where the recipe has no image.
     pub fn everything(&self) -> Selection {
         if self.images.is_empty() {
             return Selection {
-                nodes: self.ids().collect(),
+                nodes: self.ids().filter(|id| !self.is_test(*id)).collect(),
                 images: Vec::new(),
             };
         }

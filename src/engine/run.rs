@@ -44,6 +44,8 @@ pub struct RunConfig<'a> {
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
     /// Makes what gets package files; asked where something is to run.
     pub packages: &'a dyn Fn() -> Fetcher,
+    /// Where reports of tests that failed go, and how messages call that, with a `/` at its end.
+    pub reports: (PathBuf, String),
     /// Seconds since 1970, for records.
     pub now: u64,
     /// What users are told to do about failures.

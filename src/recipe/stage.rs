@@ -342,7 +342,10 @@ impl Common<'_> {
                         "`{}` of stage `{}`: {}",
                         param.name, text.name, error.message
                     );
-                    Diagnostic::at(param.root.expr.span, message)
+                    let whole = &param.root.expr;
+                    let entry = error.entry.as_ref();
+                    let entry = entry.and_then(|entry| super::check::entry_of(Some(whole), entry));
+                    Diagnostic::at(entry.map_or(whole.span, |(key, _)| key.span), message)
                 }
                 (None, Some(name)) => Diagnostic::at(
                     text.head,

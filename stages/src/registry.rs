@@ -105,6 +105,8 @@ pub struct StageContext {
     pub source_date_epoch: Option<u64>,
     /// Which file system is `/`, as the stage that the disk came from says.
     pub root: RootSpec,
+    /// Tags that select checks; all are made where there are none.
+    pub tags: Vec<String>,
 }
 
 /// What a stage lowers to.

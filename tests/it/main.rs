@@ -70,6 +70,7 @@ mod sbom;
 mod scope;
 mod site;
 mod store;
+mod test_stage;
 mod toolbox;
 mod torture;
 mod tree_index;

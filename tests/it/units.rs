@@ -87,6 +87,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         keep_going: false,
         targets: Default::default(),
         sandbox: Err("the test has none".to_owned()),
+        reports: (project.path("out"), "out/".to_owned()),
         now: 0,
         hints: Box::new(NoHints),
         dir: String::new(),

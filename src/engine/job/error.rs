@@ -17,6 +17,7 @@ use crate::engine::graph::NodeId;
 use crate::engine::inputs::InputError;
 use crate::engine::plan::PlanError;
 use crate::sandbox::SandboxError;
+use crate::vm::VmError;
 
 /// A job without a result.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,9 @@ pub enum JobError {
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Store(StoreError),
+    /// A virtual machine could not be made.
+    #[error(transparent)]
+    Vm(#[from] VmError),
     /// A file could not be got.
     #[error(transparent)]
     Fetch(#[from] FetchError),
