@@ -35,9 +35,9 @@ pub(super) const AGENT: &str = "agent";
 /// What a console shows of a guest that comes no further, and what that means. The last ones tell least.
 const TROUBLE: [(&str, &str); 8] = [
     ("Kernel panic - not syncing", "the kernel panicked"),
-    ("Oops: ", "the kernel oopsed"),
+    ("Oops: 0", "the kernel oopsed"),
     ("kernel BUG at", "the kernel found a bug of its own"),
-    ("general protection fault", "the kernel oopsed"),
+    ("general protection fault, probably", "the kernel oopsed"),
     (
         "grub rescue>",
         "the boot loader found nothing to boot and waits for commands",

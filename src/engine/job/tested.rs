@@ -42,6 +42,10 @@ pub fn console_name(firmware: &str) -> String {
     format!("serial-{firmware}.log")
 }
 
+fn picture_name(firmware: &str) -> String {
+    format!("screen-{firmware}.png")
+}
+
 impl Job {
     pub(super) fn tested(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
         match action.steps.as_slice() {
@@ -155,6 +159,11 @@ impl Job {
         let Some(permit) = permit else {
             return Err(JobError::Cancelled);
         };
+        // A picture of an earlier failure tells nothing of this run.
+        let _ = std::fs::remove_file(
+            self.evidence_dir()
+                .join(picture_name(wanted.firmware.name())),
+        );
         let mut log = LogFile::create(self, &[]);
         let tested = self.phase(&format!("boot ({})", wanted.firmware.name()), || {
             machine::test(
@@ -288,15 +297,14 @@ impl Job {
         console: &[String],
         picture: Option<&[u8]>,
     ) -> io::Result<String> {
-        let (dir, shown) = &self.context.reports;
-        let name = self.label.replace('/', "_");
+        let dir = self.evidence_dir();
         let firmware = suite.name.clone();
         let report = TestReport {
             name: self.label.clone(),
             suites: vec![suite],
         };
         let put = |file: &str, bytes: &[u8]| {
-            let draft = Draft::new(&dir.join(&name).join(file), self.store.owner())?;
+            let draft = Draft::new(&dir.join(file), self.store.owner())?;
             draft.file().write_all(bytes)?;
             draft.place(0o644)
         };
@@ -306,9 +314,15 @@ impl Job {
             put(&console_name(&firmware), &text(console))?;
         }
         if let Some(picture) = picture {
-            put(&format!("screen-{firmware}.png"), picture)?;
+            put(&picture_name(&firmware), picture)?;
         }
-        Ok(format!("{shown}{name}"))
+        let name = self.label.replace('/', "_");
+        Ok(format!("{}{name}", self.context.reports.1))
+    }
+
+    /// Where the reports of a test go that failed: where they go when it passes.
+    fn evidence_dir(&self) -> PathBuf {
+        self.context.reports.0.join(self.label.replace('/', "_"))
     }
 }
 
@@ -448,11 +462,15 @@ impl Job {
             .iter()
             .any(|check| matches!(check.question, Question::Ssh(_)));
         let mut access = None;
-        // The agent needs no key; a key is made where it may be needed.
         let may_log_in = guest.cloud_init && guest.ssh && wanted.network;
         let mut own = seed::for_keys(&[], &wanted.user, "impasto-test");
-        if may_log_in && (asks_ssh || !guest.agent) {
-            let (key, public) = ssh::make_key(work)?;
+        let key = may_log_in.then(|| ssh::make_key(work)).transpose();
+        let key = match key {
+            // An agent gets lines in without OpenSSH too.
+            Err(VmError::NoProgram { .. }) if guest.agent && !asks_ssh => None,
+            other => other?,
+        };
+        if let Some((key, public)) = key {
             own = seed::for_keys(&[public], &wanted.user, "impasto-test");
             access = Some(SshAccess {
                 key,
