@@ -24,6 +24,7 @@
 //! * [`inspect`]: what is in a disk, what changed, and whether it comes out the same again.
 //! * [`checks`]: what tests ask of an image, answered by its disk and by a machine that boots it.
 //! * [`engine`]: graph, plan, schedule, and the loop that runs it.
+//! * [`image`] is what users get: where files go, what must hold before they appear.
 //! * [`ui`] alone prints; [`cli`] is one file per command.
 
 #![cfg_attr(
@@ -42,6 +43,7 @@ pub mod deb;
 pub mod debian;
 pub mod disk;
 pub mod engine;
+pub mod image;
 pub mod inspect;
 pub mod lock;
 pub mod recipe;

@@ -24,7 +24,8 @@ use crate::engine::graph::{NodeId, NodeMap, Selection};
 use crate::engine::job::console_name;
 use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
-use crate::engine::run::{Engine, RunConfig, Summary};
+use crate::engine::run::{Engine, HeldImage, RunConfig, Summary};
+use crate::image::{Gate, layout};
 use crate::sandbox::Sandbox;
 use crate::ui::Records;
 
@@ -40,6 +41,12 @@ pub(crate) struct Build {
     /// Fails if the lock would have to change
     #[arg(long)]
     pub(super) locked: bool,
+    /// Writes images without what they require; their manifests say so
+    #[arg(long)]
+    pub(super) skip_tests: bool,
+    /// Writes images that cost more than their budget
+    #[arg(long)]
+    pub(super) no_budget: bool,
     #[command(flatten)]
     pub(super) record: RecordArgs,
     /// Whether the tests are what is built.
@@ -65,11 +72,14 @@ impl Build {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         *recipe = Some(loaded.recipe.name.clone());
         records.lap("read the recipe", session.start.elapsed());
-        let selection = if self.tests {
+        let mut selection = if self.tests {
             super::test::selection(&loaded, &self.recipe.tags)?
         } else {
             loaded.selection()?
         };
+        if self.skip_tests {
+            selection = loaded.graph.without_required(selection);
+        }
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let context = LockContext::new(session, &store, mirrors, sandbox.clone());
@@ -83,7 +93,21 @@ impl Build {
         let needed = loaded.graph.closure(&selection.nodes);
         check_disk_sizes(session, &loaded, &needed)?;
         records.lap("lock packages", session.start.elapsed());
-        let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
+        let (targets, images) = targets(
+            &loaded,
+            &selection,
+            &session.host.cwd.join(&self.run.out),
+            self.skip_tests,
+        )?;
+        let gate = Gate {
+            recipe: &loaded.recipe,
+            graph: &loaded.graph,
+            lock: &loaded.lock,
+            locks: &loaded.locks,
+            store: &store,
+            skip_tests: self.skip_tests,
+            no_budget: self.no_budget,
+        };
         let planner = loaded.planner(&store, &self.rebuild)?;
         for selector in &self.rebuild {
             if !loaded
@@ -112,6 +136,8 @@ impl Build {
         let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty() && !self.tests;
         let config = RunConfig {
             targets,
+            images,
+            gate: Some(&gate),
             whole,
             ..config
         };
@@ -189,7 +215,11 @@ pub(super) fn exit_code(summary: &Summary) -> u8 {
         Summary {
             host_failed: true, ..
         } => exit::INTERNAL,
-        Summary { failed: 0, .. } => exit::OK,
+        Summary {
+            failed: 0,
+            not_written: 0,
+            ..
+        } => exit::OK,
         _ => exit::STAGE,
     }
 }
@@ -208,6 +238,8 @@ pub(super) fn engine_config<'a>(
         jobs: session.jobs(run.jobs, &loaded.settings),
         keep_going: run.keep_going,
         targets: HashMap::new(),
+        images: Vec::new(),
+        gate: None,
         sandbox,
         packages,
         reports: (
@@ -230,58 +262,49 @@ pub(super) fn engine_config<'a>(
 /// asked for by their stage, under the stage's name. Where nothing is named and there are no images, what stages converted:
 /// what they only hand on to others stays in the store. Scripts rely on it: "The command line is an interface" in
 /// src/ARCHITECTURE.md.
+///
+/// Images that have something to wait for, or to say, hold their files until all of them are there.
 fn targets(
     loaded: &Loaded,
     selection: &Selection,
     out: &Path,
-) -> Result<HashMap<NodeId, Vec<Target>>, CliError> {
+    skip_tests: bool,
+) -> Result<(HashMap<NodeId, Vec<Target>>, Vec<HeldImage>), CliError> {
     let graph = &loaded.graph;
     let mut targets: HashMap<NodeId, Vec<Target>> = HashMap::new();
-    let mut taken: HashMap<PathBuf, String> = HashMap::new();
-    let mut add = |id: NodeId, file: Option<String>, path: PathBuf, whose: String| {
-        let checksum = PathBuf::from(format!("{}.sha256", path.display()));
-        let twice = taken
-            .insert(path.clone(), whose.clone())
-            .or(taken.insert(checksum, whose.clone()));
-        if let Some(other) = twice {
-            let message = format!("{whose} and {other} would both write {}", path.display());
-            let help = Some(
-                "give them different names, for example with ${matrix.…} in `name`".to_owned(),
-            );
-            return Err(CliError::Other {
-                message,
-                help,
-                code: exit::RECIPE,
-            });
-        }
-        targets.entry(id).or_default().push(Target { file, path });
-        Ok(())
-    };
+    let mut taken = Taken::default();
     let mut imaged = Vec::new();
-    for image in selection.images.iter().map(|image| &graph.images()[*image]) {
-        let values: Vec<_> = graph
-            .values(image.combination)
-            .map(|(axis, value)| format!("{axis}={value}"))
-            .collect();
-        let combination = if values.is_empty() {
-            String::new()
-        } else {
-            format!("[{}]", values.join(","))
-        };
-        let whose = format!("image.{}{combination}", image.label);
-        for (id, file) in &image.files {
-            imaged.push(*id);
-            let path = match (file, extension(loaded, *id)) {
-                (None, Some(extension)) => out.join(format!("{}.{extension}", image.name)),
-                (None, None) => out.join(&image.name).join(&*graph.node(*id).stage),
-                (Some(file), _) => out.join(&image.name).join(&**file),
-            };
-            add(
-                *id,
-                file.as_ref().map(ToString::to_string),
-                path,
-                whose.clone(),
-            )?;
+    let mut held_images = Vec::new();
+    for &place in &selection.images {
+        let image = &graph.images()[place];
+        let label = graph.stable_name(&format!("image.{}", image.label), image.combination);
+        let held = !image.text.is_plain();
+        let mut files = Vec::new();
+        for part in &image.files {
+            imaged.push(part.node);
+            let path = layout::path(graph, image, part, out);
+            taken.add(&path, &label)?;
+            files.push(path.clone());
+            let file = part.file.as_ref().map(ToString::to_string);
+            let target = Target { file, path, held };
+            targets.entry(part.node).or_default().push(target);
+        }
+        let descriptions = layout::descriptions(image, out);
+        for path in &descriptions {
+            taken.add(path, &label)?;
+        }
+        if held {
+            let required = image.requires.iter().copied().filter(|_| !skip_tests);
+            let mut nodes: Vec<_> = image.sources().chain(required).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            held_images.push(HeldImage {
+                place,
+                label,
+                nodes,
+                files,
+                descriptions,
+            });
         }
     }
     for id in &selection.nodes {
@@ -291,7 +314,11 @@ fn targets(
             let dir = out.join(node.label.replace('/', "_"));
             let whose = format!("stage {}", node.label);
             for file in test_files(&node.lowered.actions) {
-                add(*id, Some(file.clone()), dir.join(&file), whose.clone())?;
+                let (path, held) = (dir.join(&file), false);
+                taken.add(&path, &whose)?;
+                let file = Some(file);
+                let target = Target { file, path, held };
+                targets.entry(*id).or_default().push(target);
             }
             continue;
         }
@@ -299,12 +326,15 @@ fn targets(
         if !wanted || imaged.contains(id) {
             continue;
         }
-        let extension =
-            extension(loaded, *id).map_or(String::new(), |extension| format!(".{extension}"));
+        let extension = layout::extension(graph, *id)
+            .map_or(String::new(), |extension| format!(".{extension}"));
         let path = out.join(format!("{}{extension}", node.label.replace('/', "_")));
-        add(*id, None, path, format!("stage {}", node.label))?;
+        taken.add(&path, &format!("stage {}", node.label))?;
+        let (file, held) = (None, false);
+        let target = Target { file, path, held };
+        targets.entry(*id).or_default().push(target);
     }
-    Ok(targets)
+    Ok((targets, held_images))
 }
 
 /// The files that a test makes.
@@ -323,19 +353,25 @@ fn test_files(actions: &[impasto_stages::ActionTemplate]) -> Vec<String> {
         .collect()
 }
 
-/// The extension of a file that a stage makes, if it has a form of its own.
-fn extension(loaded: &Loaded, id: NodeId) -> Option<&'static str> {
-    use impasto_stages::action::Step;
-    loaded
-        .graph
-        .node(id)
-        .lowered
-        .actions
-        .iter()
-        .flat_map(|action| &action.steps)
-        .find_map(|step| match step {
-            Step::Convert { format, .. } => Some(format.extension()),
-            Step::Bootstrap { .. } => Some("tar"),
-            _ => None,
+/// Paths that something will be written to, each with whose it is.
+#[derive(Default)]
+struct Taken(HashMap<PathBuf, String>);
+
+impl Taken {
+    /// Takes a path, and that of its sum.
+    fn add(&mut self, path: &Path, whose: &str) -> Result<(), CliError> {
+        let checksum = PathBuf::from(format!("{}.sha256", path.display()));
+        let mut twice = None;
+        for path in [path.to_owned(), checksum] {
+            twice = twice.or(self.0.insert(path, whose.to_owned()));
+        }
+        let Some(other) = twice else { return Ok(()) };
+        let message = format!("{whose} and {other} would both write {}", path.display());
+        let help = "give them different names, for example with ${matrix.…} in `name`";
+        Err(CliError::Other {
+            message,
+            help: Some(help.to_owned()),
+            code: exit::RECIPE,
         })
+    }
 }

@@ -13,7 +13,7 @@ use super::{RecipeArgs, SandboxChoice, exit};
 use crate::base::human;
 use crate::base::table;
 use crate::engine::chain::chain_step_name;
-use crate::engine::graph::{NodeId, NodeMap};
+use crate::engine::graph::{ImageNode, NodeId, NodeMap};
 use crate::engine::locking::{self, LockState};
 use crate::lock::{NewerVersion, PackageManager, Pinning, ResolveQuery};
 use crate::ui;
@@ -173,14 +173,11 @@ fn row(stage: &str, images: &[String], newer: NewerVersion) -> OutdatedRow {
 /// The images that a node is part of.
 fn images(loaded: &Loaded, id: NodeId) -> Vec<String> {
     let graph = &loaded.graph;
-    let part = |files: &[(NodeId, Option<std::sync::Arc<str>>)]| {
-        let nodes: Vec<_> = files.iter().map(|(node, _)| *node).collect();
-        graph.closure(&nodes)[id]
-    };
+    let part = |image: &ImageNode| graph.closure(&image.sources().collect::<Vec<_>>())[id];
     let names: BTreeSet<_> = graph
         .images()
         .iter()
-        .filter(|image| part(&image.files))
+        .filter(|image| part(image))
         .map(|image| image.name.clone())
         .collect();
     names.into_iter().collect()

@@ -54,6 +54,8 @@ impl Test {
             run,
             rebuild,
             locked,
+            skip_tests: false,
+            no_budget: false,
             record,
             tests: true,
         }

@@ -148,6 +148,15 @@ pub enum EventKind {
         /// Whether it had to be written.
         written: bool,
     },
+    /// An image's files were not written, though its stages may have succeeded: those of an earlier run stay.
+    ImageNotWritten {
+        /// The image, as selectors call it.
+        image: String,
+        /// Why.
+        error: String,
+        /// What to do about it.
+        help: Option<String>,
+    },
     /// The run is over.
     RunFinished {
         /// Nodes that ran.

@@ -1,7 +1,7 @@
 //! The nodes of a recipe: its stages for every combination of the matrix, equal ones made one.
 //! Knows names, definitions and order; does no I/O and knows no store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot};
@@ -12,7 +12,7 @@ use impasto_store::key::{self, Atom, Describe, Sink};
 use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
 
-use crate::recipe::Recipe;
+use crate::recipe::{Image, Recipe};
 
 pub use super::node::{NodeId, NodeMap};
 
@@ -48,15 +48,41 @@ impl Node {
 }
 
 /// An image of one combination: a name and its files.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ImageNode {
     /// How selectors call it.
     pub label: Arc<str>,
     /// What its files are called.
     pub name: String,
     pub combination: u32,
-    /// The nodes that make its files, with the file's name where it is one of several.
-    pub files: Vec<(NodeId, Option<Arc<str>>)>,
+    pub files: Vec<ImagePart>,
+    /// Files that its manifest quotes; each has a name.
+    pub metadata: Vec<ImagePart>,
+    /// The nodes that must succeed before any file is written.
+    pub requires: Vec<NodeId>,
+    /// What the recipe says of it beside.
+    pub text: Arc<Image>,
+}
+
+/// A file that an image consists of, or that its manifest quotes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePart {
+    /// The node that makes it.
+    pub node: NodeId,
+    /// The file's name where it is one of several of the node's.
+    pub file: Option<Arc<str>>,
+    /// How the recipe calls it.
+    pub name: Option<String>,
+}
+
+impl ImageNode {
+    /// The nodes whose files it reads: all that it needs but those that only have to succeed.
+    pub fn sources(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.files
+            .iter()
+            .chain(&self.metadata)
+            .map(|part| part.node)
+    }
 }
 
 /// The nodes and images of a recipe.
@@ -224,16 +250,32 @@ impl Graph {
                 ids.insert(stage.name.clone(), id);
             }
             for image in &combination.images {
-                let files = image.files.iter().filter_map(|file| match &file.data {
-                    Data::Stage(stage) => Some((ids[stage], None)),
-                    Data::StageFile { stage, file } => Some((ids[stage], Some(file.clone()))),
-                    _ => None,
-                });
+                let part = |value: &Value, name: Option<&String>| {
+                    let (node, file) = match &value.data {
+                        Data::Stage(stage) => (ids[stage], None),
+                        Data::StageFile { stage, file } => (ids[stage], Some(file.clone())),
+                        _ => return None,
+                    };
+                    let name = name.cloned();
+                    Some(ImagePart { node, file, name })
+                };
+                let files = image.files.iter();
+                let metadata = image.metadata.iter();
+                let requires = image.requires.iter();
                 graph.images.push(ImageNode {
                     label: image.label.clone(),
                     name: image.name.clone(),
                     combination: place as u32,
-                    files: files.collect(),
+                    files: files
+                        .filter_map(|file| part(&file.value, file.name.as_ref()))
+                        .collect(),
+                    metadata: metadata
+                        .filter_map(|(name, value)| part(value, Some(name)))
+                        .collect(),
+                    requires: requires
+                        .filter_map(|value| Some(part(value, None)?.node))
+                        .collect(),
+                    text: image.clone(),
                 });
             }
         }
@@ -408,11 +450,23 @@ impl Graph {
     fn with_images(&self, images: Vec<usize>) -> Selection {
         let mut nodes: Vec<_> = images
             .iter()
-            .flat_map(|image| self.images[*image].files.iter().map(|(id, _)| *id))
+            .map(|image| &self.images[*image])
+            .flat_map(|image| image.sources().chain(image.requires.iter().copied()))
             .collect();
         nodes.sort_unstable();
         nodes.dedup();
         Selection { nodes, images }
+    }
+
+    /// A selection without what its images only require.
+    pub fn without_required(&self, mut selection: Selection) -> Selection {
+        let images = || selection.images.iter().map(|image| &self.images[*image]);
+        let needed: HashSet<NodeId> = images().flat_map(ImageNode::sources).collect();
+        let required: HashSet<NodeId> = images().flat_map(|image| image.requires.clone()).collect();
+        selection
+            .nodes
+            .retain(|id| needed.contains(id) || !required.contains(id));
+        selection
     }
 
     /// The images of a label; where there are none, those whose files are called so.

@@ -1,6 +1,7 @@
 //! The one loop that runs a plan: starts jobs as the schedule allows, takes their results, tells what happens.
 //! Knows nodes and results; prints nothing, and knows no sandbox from another.
 
+mod images;
 mod jobs;
 mod keep;
 mod progress;
@@ -31,6 +32,8 @@ use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, TaskState};
 use crate::sandbox::Sandbox;
 
+pub use images::{Description, FileFacts, HeldImage, ImageFacts, ImageGate, ImageRefusal};
+
 /// What a run is told beside its plan.
 pub struct RunConfig<'a> {
     pub recipe: String,
@@ -40,6 +43,10 @@ pub struct RunConfig<'a> {
     pub keep_going: bool,
     /// Files to write for the user, by the node that makes them.
     pub targets: HashMap<NodeId, Vec<Target>>,
+    /// Images whose files appear together.
+    pub images: Vec<HeldImage>,
+    /// What decides whether they do.
+    pub gate: Option<&'a dyn ImageGate>,
     /// Where Actions with a sandbox run; why they cannot, where they cannot.
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
     /// Makes what gets package files; asked where something is to run.
@@ -72,6 +79,8 @@ pub struct Summary {
     pub failed: usize,
     /// Nodes that did not run.
     pub cancelled: usize,
+    /// Images whose files were not written.
+    pub not_written: usize,
     /// Whether the user stopped it.
     pub interrupted: bool,
     /// Whether the host failed (a full disk, an I/O error), not a stage.
@@ -107,6 +116,7 @@ pub struct Engine<'a> {
     unsaved: bool,
     /// Results that were missed in this run, each told once.
     missed: BTreeSet<PathBuf>,
+    images: images::Images,
     cancel: CancelToken,
     /// Set where the run has to end early: until when it waits for the jobs that were told to stop.
     deadline: Option<Instant>,
@@ -135,6 +145,8 @@ struct NodeRun<'a> {
     built: bool,
     /// When its first job began.
     started: Option<Instant>,
+    /// How long it took where it ran.
+    ran: Duration,
     /// Bytes that it added to the store.
     stored_bytes: u64,
     /// When its last job began, in ticks, and when its result was last lost.
@@ -223,6 +235,7 @@ impl<'a> Engine<'a> {
             saved: Instant::now(),
             unsaved: false,
             missed: BTreeSet::new(),
+            images: images::Images::default(),
             cancel: CancelToken::new(),
             deadline: None,
             sender,
@@ -416,6 +429,7 @@ impl<'a> Engine<'a> {
         }
         self.nodes[id].built = false;
         self.schedule.done(id);
+        self.look_at_images(id);
         let stage = self.label(id);
         let result_bytes = if self.has_work {
             self.result_bytes(id)
@@ -541,6 +555,7 @@ impl<'a> Engine<'a> {
     }
 
     fn finish(mut self) -> Summary {
+        self.end_images();
         self.save(self.is_whole());
         self.save_durations();
         self.release();
@@ -550,6 +565,7 @@ impl<'a> Engine<'a> {
         let mut summary = Summary {
             interrupted: self.interrupted,
             host_failed: self.host_failed,
+            not_written: self.images.not_written,
             ..Summary::default()
         };
         for id in self.graph.ids() {

@@ -21,6 +21,8 @@ pub(super) enum Need {
     File,
     /// A file of this name.
     Named(Arc<str>),
+    /// That it succeeds.
+    Success,
 }
 
 /// A use of one stage by another, or by an image.

@@ -8,7 +8,8 @@ use impasto_stages::Makes;
 
 use super::check::{Need, Reference};
 use super::diagnostic::Diagnostic;
-use super::stage::{BuiltImage, StageState, StageText, outputs};
+use super::image::BuiltImage;
+use super::stage::{StageState, StageText, outputs};
 use super::suggest::did_you_mean;
 
 /// One combination's stages, by number of their text.
@@ -80,6 +81,7 @@ impl Fit<'_> {
                     .help("build on the stage that its disk comes from");
                 self.diagnostics.push(diagnostic);
             }
+            Need::Success => {}
             Need::File if made.file() => {}
             Need::File => {
                 let message = format!("a file is needed, but `{stage}` makes a disk");

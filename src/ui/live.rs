@@ -247,7 +247,9 @@ impl<T: Terminal> LiveView<T> {
             EventKind::Phase { .. } => return,
             EventKind::RunFinished { .. } => self.finish(),
             EventKind::StageCancelled { stage } => self.end(stage),
-            EventKind::Warning { .. } | EventKind::Published { .. } => {}
+            EventKind::Warning { .. }
+            | EventKind::Published { .. }
+            | EventKind::ImageNotWritten { .. } => {}
         }
         if let Some(lines) = lines {
             self.screen.say(&lines);

@@ -35,6 +35,7 @@ mod guest_ext4;
 mod help;
 mod hostile_recipes;
 mod hosts;
+mod image_block;
 mod images;
 mod interrupt;
 mod kernel_module;

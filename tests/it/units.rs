@@ -81,6 +81,8 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
     let planner = Planner::new(&recipe, &graph, &locks, &store);
     let packages = || Fetcher::new(store.clone(), Ok(Supply::default()), 0);
     let config = RunConfig {
+        images: Vec::new(),
+        gate: None,
         packages: &packages,
         recipe: recipe.name.clone(),
         jobs: 2,

@@ -197,15 +197,16 @@ impl Job {
             Format::Qcow2 => DerivedKey::qcow2(disk.layer.disk, level),
             Format::Raw => DerivedKey::raw(disk.layer.disk),
         };
-        let (record, published) = match self.targets.first() {
+        let (record, written) = match self.targets.first() {
             Some(target) => {
                 let path = &target.path;
                 let draft =
                     Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
                 let record = self.write_derived(from, &disk, &key, draft.file())?;
                 self.meter.begin("syncing", None);
-                let draft = draft.publish(record.digest.0, &record.sha256.to_string(), 0o644);
-                (record, vec![draft.map_err(JobError::io("write", path))?])
+                let (content, sha256) = (record.digest.0, record.sha256.to_string());
+                let written = Self::close_draft(target, draft, content, &sha256, 0o644)?;
+                (record, vec![written])
             }
             None => {
                 let scratch = self.store.scratch()?;
@@ -229,7 +230,7 @@ impl Job {
             ..Outputs::default()
         };
         Ok(JobOutput {
-            published,
+            written,
             ..JobOutput::on_host(result, 0)
         })
     }

@@ -29,7 +29,7 @@ use impasto_stages::package_set::PackageSet;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
 use impasto_store::derived::{DerivedRecord, DerivedRef};
-use impasto_store::digest::{ActionDigest, ClaimId};
+use impasto_store::digest::{ActionDigest, ClaimId, Digest};
 use impasto_store::layer::DiskRef;
 use impasto_store::meter::{Meter, Metered};
 use impasto_store::{Error as StoreError, Store};
@@ -47,7 +47,7 @@ use crate::engine::graph::NodeId;
 use crate::engine::inputs::Input;
 use crate::engine::log::Redactor;
 use crate::engine::plan::Hit;
-use crate::engine::publish::{Draft, Published, Target};
+use crate::engine::publish::{Draft, SealedDraft, Target, WrittenTarget};
 use crate::recipe::scope::Scope;
 use crate::sandbox::Sandbox;
 use crate::vm::pool::MachinePool;
@@ -85,8 +85,8 @@ pub struct Success {
     pub ran: bool,
     /// Bytes added to the store.
     pub stored_bytes: u64,
-    /// Files that were written.
-    pub published: Vec<Published>,
+    /// Files that were written for the user.
+    pub written: Vec<WrittenTarget>,
 }
 
 /// A file or directory that the Action reads.
@@ -198,7 +198,7 @@ struct JobOutput {
     isolation: Isolation,
     facts: BTreeMap<String, String>,
     stored_bytes: u64,
-    published: Vec<Published>,
+    written: Vec<WrittenTarget>,
     /// The claim whose disk is the result, because it contains the same.
     same_as: Option<ClaimId>,
 }
@@ -206,14 +206,14 @@ struct JobOutput {
 impl JobOutput {
     fn on_host(result: Outputs, stored_bytes: u64) -> Self {
         let (sandbox, isolation) = ("host".to_owned(), Isolation::Host);
-        let (facts, published, same_as) = (BTreeMap::new(), Vec::new(), None);
+        let (facts, written, same_as) = (BTreeMap::new(), Vec::new(), None);
         JobOutput {
             result,
             sandbox,
             isolation,
             facts,
             stored_bytes,
-            published,
+            written,
             same_as,
         }
     }
@@ -248,12 +248,12 @@ impl Job {
         let action = match &self.task {
             JobTask::Run(action) => action,
             JobTask::Publish(hit) => {
-                let published = self.publish(hit, &[])?;
+                let written = self.publish(hit, &[])?;
                 return Ok(Success {
                     hit: (**hit).clone(),
                     ran: false,
                     stored_bytes: 0,
-                    published,
+                    written,
                 });
             }
         };
@@ -320,13 +320,13 @@ impl Job {
             isolation,
             wall_ms,
         };
-        let mut published = made.published;
-        published.extend(self.publish(&hit, &published)?);
+        let mut written = made.written;
+        written.extend(self.publish(&hit, &written)?);
         Ok(Success {
             hit,
             ran: true,
             stored_bytes: made.stored_bytes,
-            published,
+            written,
         })
     }
 
@@ -351,11 +351,11 @@ impl Job {
     }
 
     /// Writes the node's files for the user, but for those that are written already.
-    fn publish(&self, hit: &Hit, done: &[Published]) -> Result<Vec<Published>, JobError> {
+    fn publish(&self, hit: &Hit, done: &[WrittenTarget]) -> Result<Vec<WrittenTarget>, JobError> {
         let open = self
             .targets
             .iter()
-            .filter(|target| !done.iter().any(|done| done.path == target.path));
+            .filter(|target| !done.iter().any(|done| done.path() == target.path));
         let open: Vec<_> = open.collect();
         if open.is_empty() {
             return Ok(Vec::new());
@@ -363,8 +363,8 @@ impl Job {
         self.phase("write files", || self.publish_all(hit, &open))
     }
 
-    fn publish_all(&self, hit: &Hit, targets: &[&Target]) -> Result<Vec<Published>, JobError> {
-        let mut published = Vec::new();
+    fn publish_all(&self, hit: &Hit, targets: &[&Target]) -> Result<Vec<WrittenTarget>, JobError> {
+        let mut written = Vec::new();
         for target in targets {
             let Some(file) = hit.file(target.file.as_ref()) else {
                 return Err(JobError::NotAFile {
@@ -403,10 +403,28 @@ impl Job {
                 file.mode | 0o600
             };
             self.meter.begin("syncing", None);
-            let draft = draft.publish(file.content.digest(), &sha256, mode);
-            published.push(draft.map_err(JobError::io("write", path))?);
+            let content = file.content.digest();
+            written.push(Self::close_draft(target, draft, content, &sha256, mode)?);
         }
-        Ok(published)
+        Ok(written)
+    }
+
+    /// Ends a file of the user's: it gets its name, or waits for it.
+    fn close_draft(
+        target: &Target,
+        draft: Draft,
+        content: Digest,
+        sha256: &str,
+        mode: u32,
+    ) -> Result<WrittenTarget, JobError> {
+        let sealed = draft.seal(content, sha256, mode);
+        let written = match target.held {
+            true => sealed.map(WrittenTarget::Held),
+            false => sealed
+                .and_then(SealedDraft::publish)
+                .map(WrittenTarget::Published),
+        };
+        written.map_err(JobError::io("write", &target.path))
     }
 
     /// Does a part of the work, and tells how long it took.

@@ -118,7 +118,7 @@ impl Job {
             isolation: Isolation::Namespace,
             facts: record(&facts, action.network),
             stored_bytes: bytes + kept.as_ref().map_or(0, |kept| kept.stored_bytes),
-            published: Vec::new(),
+            written: Vec::new(),
             same_as: kept.and_then(|kept| kept.same_as),
         })
     }

@@ -114,7 +114,7 @@ impl Job {
             isolation,
             facts: record(&facts, false),
             stored_bytes,
-            published: Vec::new(),
+            written: Vec::new(),
             same_as,
         })
     }

@@ -5,9 +5,10 @@
 //!
 //! * [`Bill`] is the list of packages; [`text`] and [`json`] show it.
 //! * [`copyright`] reads a package's copyright file; [`licenses`] says it in SPDX's words.
-//! * [`spdx`] writes the document.
+//! * [`spdx`] and [`cyclonedx`] write the document.
 
 pub mod copyright;
+pub mod cyclonedx;
 pub mod licenses;
 pub mod spdx;
 

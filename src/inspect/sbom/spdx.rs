@@ -70,7 +70,7 @@ pub fn document(subject: &Subject<'_>, bill: &Bill, copyrights: &[Option<Vec<u8>
 }
 
 /// A time as SPDX writes it; one that no calendar has is the epoch.
-fn time(seconds: u64) -> String {
+pub(super) fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds)
         .ok()
         .and_then(|seconds| Timestamp::from_second(seconds).ok());
@@ -111,8 +111,6 @@ fn image(name: &str, bill: &Bill) -> Value {
 
 fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &System) -> Value {
     let origin = package.origin.clone().unwrap_or_default();
-    let is_sha256 =
-        |text: &&String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let mut source = format!(
         "built from the source package {} {}",
         package.source.name, package.source.version
@@ -146,8 +144,12 @@ fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &S
     value
 }
 
+pub(super) fn is_sha256(text: &&String) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Where a package can be had; an archive that is a directory of some host is nowhere to others.
-fn location(origin: &PackageOrigin) -> Option<String> {
+pub(super) fn location(origin: &PackageOrigin) -> Option<String> {
     let (archive, path) = (origin.archive.as_ref()?, origin.path.as_ref()?);
     let is_url = archive.starts_with("http://") || archive.starts_with("https://");
     let url = format!(
@@ -159,7 +161,7 @@ fn location(origin: &PackageOrigin) -> Option<String> {
 }
 
 /// The package's address (<https://github.com/package-url/purl-spec>, type `deb`).
-fn purl(package: &SbomPackage, system: &System) -> String {
+pub(super) fn purl(package: &SbomPackage, system: &System) -> String {
     let id = system.id.as_deref().unwrap_or("debian");
     let distro = system
         .version

@@ -1,0 +1,117 @@
+//! Where an image's files go below `out/`, and the file of their sums.
+//! Knows names and paths; what is in the files does not matter.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use impasto_stages::action::Step;
+use sha2::{Digest as _, Sha256};
+
+use super::has_directory;
+use crate::engine::graph::{Graph, ImageNode, ImagePart, NodeId};
+use crate::engine::run::ImageFacts;
+use crate::recipe::{Image, Layout};
+
+/// The extension of a file that a stage makes, if it has a form of its own.
+pub fn extension(graph: &Graph, id: NodeId) -> Option<&'static str> {
+    let actions = &graph.node(id).lowered.actions;
+    let mut steps = actions.iter().flat_map(|action| &action.steps);
+    steps.find_map(|step| match step {
+        Step::Convert { format, .. } => Some(format.extension()),
+        Step::Bootstrap { .. } => Some("tar"),
+        _ => None,
+    })
+}
+
+/// Where a file of an image goes.
+pub fn path(graph: &Graph, image: &ImageNode, part: &ImagePart, out: &Path) -> PathBuf {
+    let dir = directory(image, out);
+    if let Some(name) = &part.name {
+        return dir.join(name);
+    }
+    match (&part.file, extension(graph, part.node)) {
+        (None, Some(extension)) => {
+            let dir = match image.text.layout {
+                Layout::Directory => &dir,
+                Layout::Standard | Layout::Flat => out,
+            };
+            dir.join(format!("{}.{extension}", image.name))
+        }
+        (None, None) => dir.join(&*graph.node(part.node).stage),
+        (Some(file), _) => dir.join(&**file),
+    }
+}
+
+/// Where the files go that describe an image, in the order of [`Image::described`].
+pub fn descriptions(image: &ImageNode, out: &Path) -> Vec<PathBuf> {
+    let dir = directory(image, out);
+    image.text.described().map(|name| dir.join(name)).collect()
+}
+
+fn directory(image: &ImageNode, out: &Path) -> PathBuf {
+    match has_directory(image.text.layout) {
+        true => out.join(&image.name),
+        false => out.to_owned(),
+    }
+}
+
+/// The sums of an image's files.
+#[derive(Debug)]
+pub(super) struct Sums(BTreeMap<PathBuf, String>);
+
+/// The sums of its files so far; none where no file of sums is wanted.
+pub(super) fn sums(image: &Image, files: &[PathBuf], facts: &ImageFacts<'_>) -> Sums {
+    let known = facts.files.iter().filter(|file| files.contains(&file.path));
+    let wanted = known.filter(|_| image.checksums.is_some());
+    Sums(
+        wanted
+            .map(|file| (file.path.clone(), file.sha256.clone()))
+            .collect(),
+    )
+}
+
+impl Sums {
+    pub(super) fn add(&mut self, path: &Path, bytes: &[u8]) {
+        let sum = format!("{:x}", Sha256::digest(bytes));
+        self.0.insert(path.to_owned(), sum);
+    }
+
+    /// Lines that `sha256sum -c` reads in the directory of this file.
+    pub(super) fn text(&self, at: &Path) -> String {
+        let dir = at.parent().unwrap_or(Path::new("/"));
+        let line = |(path, sum): (&PathBuf, &String)| {
+            format!("{sum}  {}\n", relative(path, dir).display())
+        };
+        self.0.iter().map(line).collect()
+    }
+}
+
+/// A path as it is called from a directory.
+pub(super) fn relative(path: &Path, dir: &Path) -> PathBuf {
+    let shared = path
+        .components()
+        .zip(dir.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = dir.components().skip(shared).map(|_| Path::new(".."));
+    let mut way: PathBuf = up.collect();
+    way.extend(path.components().skip(shared));
+    way
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_called_from_the_directory_of_the_sums() {
+        let from = |path: &str, dir: &str| {
+            relative(Path::new(path), Path::new(dir))
+                .display()
+                .to_string()
+        };
+        assert_eq!(from("/out/web/a", "/out/web"), "a");
+        assert_eq!(from("/out/web.qcow2", "/out/web"), "../web.qcow2");
+        assert_eq!(from("/out/web/d/a", "/out/web"), "d/a");
+    }
+}

@@ -1,0 +1,38 @@
+//! Where the packages of a disk came from, as a lock has it.
+//! Knows graph and lock; reads no disk.
+
+use crate::engine::graph::{Graph, NodeId, NodeMap};
+use crate::engine::locking::{LockState, below, repository};
+use crate::inspect::sbom::{Origins, PackageOrigin};
+use crate::lock::LockFile;
+
+/// Where the packages of a node's disk came from: those that its stage and the stages under it lock.
+pub fn origins(graph: &Graph, lock: &LockFile, locks: &NodeMap<LockState>, id: NodeId) -> Origins {
+    let mut origins = Origins::new();
+    let mut at = Some(id);
+    while let Some(id) = at {
+        let entry = match &locks[id] {
+            LockState::Locked(place) => Some(&lock.stages[*place]),
+            _ => None,
+        };
+        for package in entry.iter().flat_map(|entry| &entry.packages) {
+            let key = (
+                package.name.clone(),
+                package.version.clone(),
+                package.architecture.clone(),
+            );
+            let (place, sha256) = (package.archive.as_deref(), Some(package.sha256.clone()));
+            // Which mirror of the host's was asked says nothing about the image.
+            let archive = place.map(|name| {
+                repository(graph, id, name).map_or(name.to_owned(), |at| at.to_string())
+            });
+            origins.entry(key).or_insert(PackageOrigin {
+                sha256,
+                archive,
+                path: Some(package.path.clone()),
+            });
+        }
+        at = below(graph.node(id));
+    }
+    origins
+}
