@@ -22,8 +22,9 @@
 //! * [`sandbox`] runs steps on a disk; [`vm`] boots disks in QEMU.
 //! * [`assemble`] makes a disk of a tree, inside the sandbox.
 //! * [`debian`]: archives, apt, roots made of packages.
-//! * [`engine`]: graph, plan, schedule, and the loop that runs it.
 //! * [`inspect`]: what is in a disk, what changed, and whether it comes out the same again.
+//! * [`checks`]: what tests ask of an image, answered by its disk and by a machine that boots it.
+//! * [`engine`]: graph, plan, schedule, and the loop that runs it.
 //! * [`image`] is what users get: where files go, what must hold before they appear.
 //! * [`ui`] alone prints; [`cli`] is one file per command.
 
@@ -37,6 +38,7 @@
 
 pub mod assemble;
 pub mod base;
+pub mod checks;
 pub mod cli;
 pub mod deb;
 pub mod debian;

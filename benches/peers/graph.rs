@@ -242,6 +242,7 @@ fn claim_all(dir: &Path, store: &Path) {
                 // What is weaker than running would be is not believed.
                 isolation: match action.executor {
                     Executor::Host => Isolation::Host,
+                    Executor::Machine => Isolation::Vm,
                     Executor::Sandbox(_) => Isolation::Namespace,
                 },
                 facts: BTreeMap::from([("kernel".to_owned(), "6.1.0".to_owned())]),

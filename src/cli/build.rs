@@ -20,6 +20,7 @@ use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::{SourceLocation, What};
 use crate::engine::event::Event;
 use crate::engine::graph::{NodeId, NodeMap, Selection};
+use crate::engine::job::console_name;
 use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, HeldImage, RunConfig, Summary};
@@ -47,6 +48,9 @@ pub(crate) struct Build {
     pub(super) no_budget: bool,
     #[command(flatten)]
     pub(super) record: RecordArgs,
+    /// Whether the tests are what is built.
+    #[arg(skip)]
+    pub(super) tests: bool,
 }
 
 impl Build {
@@ -68,7 +72,11 @@ impl Build {
         *recipe = Some(loaded.recipe.name.clone());
         loaded.sandbox = self.run.sandbox.kind();
         records.lap("read the recipe", session.start.elapsed());
-        let mut selection = loaded.selection()?;
+        let mut selection = if self.tests {
+            super::test::selection(&loaded, &self.recipe.tags)?
+        } else {
+            loaded.selection()?
+        };
         if self.skip_tests {
             selection = loaded.graph.without_required(selection);
         }
@@ -125,7 +133,7 @@ impl Build {
             sandbox,
             &packages,
         );
-        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
+        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty() && !self.tests;
         let config = RunConfig {
             targets,
             images,
@@ -235,6 +243,10 @@ pub(super) fn engine_config<'a>(
         sandbox,
         packages,
         proxies: session.proxies(),
+        reports: (
+            session.host.cwd.join(&run.out),
+            format!("{}/", run.out.display()),
+        ),
         now: session.host.now(),
         hints: Box::new(CommandHints {
             args: session.place(recipe),
@@ -299,6 +311,18 @@ fn targets(
     for id in &selection.nodes {
         let node = graph.node(*id);
         let named = !loaded.selectors().is_empty();
+        if graph.is_test(*id) {
+            let dir = out.join(node.label.replace('/', "_"));
+            let whose = format!("stage {}", node.label);
+            for file in test_files(&node.lowered.actions) {
+                let (path, held) = (dir.join(&file), false);
+                taken.add(&path, &whose)?;
+                let file = Some(file);
+                let target = Target { file, path, held };
+                targets.entry(*id).or_default().push(target);
+            }
+            continue;
+        }
         let wanted = node.kind.makes == Makes::File && (named || converts(loaded, *id));
         if !wanted || imaged.contains(id) {
             continue;
@@ -312,6 +336,22 @@ fn targets(
         targets.entry(*id).or_default().push(target);
     }
     Ok((targets, held_images))
+}
+
+/// The files that a test makes.
+fn test_files(actions: &[impasto_stages::ActionTemplate]) -> Vec<String> {
+    use impasto_stages::action::Step;
+    let machines = actions
+        .iter()
+        .flat_map(|action| &action.steps)
+        .filter_map(|step| match step {
+            Step::Test { spec } => spec.machine.as_ref(),
+            _ => None,
+        });
+    let consoles = machines.map(|machine| console_name(machine.firmware.name()));
+    consoles
+        .chain(["report.json".to_owned(), "report.xml".to_owned()])
+        .collect()
 }
 
 /// Paths that something will be written to, each with whose it is.

@@ -35,6 +35,7 @@ pub mod settings;
 mod shell;
 mod stages;
 mod store;
+mod test;
 mod update;
 mod version;
 
@@ -124,6 +125,9 @@ pub(crate) struct RecipeArgs {
     /// Lets the recipe read this directory in addition to its repository
     #[arg(long = "allow-path", value_name = "DIR")]
     allow_paths: Vec<PathBuf>,
+    /// Which checks of tests are made; all where there are none.
+    #[arg(skip)]
+    tags: Vec<String>,
 }
 
 /// Where and how stages run.
@@ -186,6 +190,8 @@ enum Command {
     Init(init::Init),
     /// Builds images or stages, running only what is dirty
     Build(build::Build),
+    /// Runs the tests of images that have not passed yet
+    Test(test::Test),
     /// Shows what a build would run, and why
     Plan(plan::Plan),
     /// Builds a second time in a varied environment, and reports what differs
@@ -343,6 +349,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),
+        Command::Test(command) => command.run(&session),
         Command::Plan(command) => command.run(&session),
         Command::Audit(command) => command.run(&mut session),
         Command::Update(command) => command.run(&session),

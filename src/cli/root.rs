@@ -152,7 +152,7 @@ fn running_programs(loaded: &Loaded, open: impl Iterator<Item = NodeId>) -> Vec<
             .lowered
             .actions
             .iter()
-            .any(|action| action.executor != Executor::Host)
+            .any(|action| matches!(action.executor, Executor::Sandbox(_)))
     };
     open.filter(runs).collect()
 }

@@ -265,7 +265,9 @@ impl Session {
                 )
                 .collect(),
         };
-        let registry = Registry::default().with_sandboxes(SandboxKind::ALL.map(SandboxKind::name));
+        let registry = Registry::default()
+            .with_sandboxes(SandboxKind::ALL.map(SandboxKind::name))
+            .with_tags(args.tags.clone());
         let recipe = recipe::load(&request, &registry).map_err(|mut errors| {
             for diagnostic in &mut errors.list {
                 diagnostic.help.extend(diagnostic.lacks.map(recipe_help));

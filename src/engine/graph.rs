@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use impasto_stages::action::{Cutoff, RootSpec, Slot};
+use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot};
 use impasto_stages::package_set::PackageSet;
 use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, Value};
 use impasto_store::digest::NodeDigest;
@@ -337,6 +337,14 @@ impl Graph {
         self.nodes.is_empty()
     }
 
+    /// Whether a node tests another one's disk.
+    pub fn is_test(&self, id: NodeId) -> bool {
+        let actions = &self.node(id).lowered.actions;
+        actions
+            .iter()
+            .any(|action| action.executor == Executor::Machine)
+    }
+
     /// Every node, in topological order.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         self.nodes.ids()
@@ -418,11 +426,11 @@ impl Graph {
             .collect()
     }
 
-    /// What to build where the user names nothing: every image, or every node where the recipe has no image.
+    /// What to build where the user names nothing: every image, or every node but tests where the recipe has no image.
     pub fn everything(&self) -> Selection {
         if self.images.is_empty() {
             return Selection {
-                nodes: self.ids().collect(),
+                nodes: self.ids().filter(|id| !self.is_test(*id)).collect(),
                 images: Vec::new(),
             };
         }

@@ -614,7 +614,9 @@ impl TrustPolicy {
     pub fn of(action: &Action<Bound>, inherited: &BTreeSet<Caveat>, sandbox: Isolation) -> Self {
         let isolation = match (action.executor, action.sandbox) {
             (Executor::Host, _) => Isolation::Host,
-            (Executor::Sandbox(_), SandboxRequirement::Vm) => Isolation::Vm,
+            (Executor::Sandbox(_), SandboxRequirement::Vm) | (Executor::Machine, _) => {
+                Isolation::Vm
+            }
             (Executor::Sandbox(_), _) => sandbox,
         };
         let unlocked = action.is_unlocked().then_some(Caveat::Unlocked);

@@ -54,6 +54,8 @@ pub struct RunConfig<'a> {
     pub packages: &'a dyn Fn() -> Fetcher,
     /// The proxies of this host; asked where something is fetched.
     pub proxies: Arc<dyn Fn() -> Proxies + Send + Sync>,
+    /// Where reports of tests that failed go, and how messages call that, with a `/` at its end.
+    pub reports: (PathBuf, String),
     /// Seconds since 1970, for records.
     pub now: u64,
     /// What users are told to do about failures.

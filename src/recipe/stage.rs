@@ -264,6 +264,7 @@ impl Common<'_> {
             name: text.name.to_string(),
             source_date_epoch: self.source_date_epoch,
             sandboxes: self.registry.sandboxes().to_vec(),
+            tags: self.registry.tags().to_vec(),
         };
         let errors = match (kind.lower)(params, &context) {
             Ok(lowered) => return Ok(lowered),
@@ -279,7 +280,10 @@ impl Common<'_> {
                         "`{}` of stage `{}`: {}",
                         param.name, text.name, error.message
                     );
-                    Diagnostic::at(param.root.expr.span, message)
+                    let whole = &param.root.expr;
+                    let entry = error.entry.as_ref();
+                    let entry = entry.and_then(|entry| super::check::entry_of(Some(whole), entry));
+                    Diagnostic::at(entry.map_or(whole.span, |(key, _)| key.span), message)
                 }
                 (None, Some(name)) => Diagnostic::at(
                     text.head,

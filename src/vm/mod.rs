@@ -2,14 +2,23 @@
 //! Knows disks, firmware and devices; knows no recipe and no stage, and never writes the image.
 //!
 //! [`command`] is the whole of QEMU's command line as a pure function of a [`Spec`]; [`seed`] makes the small disk that
-//! cloud-init reads; [`machine`] starts the process, talks to it, and makes sure that it ends with impasto; [`probe`]
-//! tries on a disk of one sector whether all that works here.
+//! cloud-init reads; [`machine`] starts the process, talks to it, and makes sure that it ends with impasto; [`access`] runs
+//! lines in the guest; [`pool`] keeps machines within the host's memory; [`probe`] tries on a disk of one sector whether
+//! all that works here.
 
+pub mod access;
+pub mod agent;
 mod channel;
 pub mod command;
+mod console_shell;
 pub mod machine;
+pub mod pool;
 pub mod probe;
+pub mod qmp;
+mod screen;
 pub mod seed;
+pub mod ssh;
+mod transcript;
 
 use std::fs::File;
 use std::io;
@@ -21,7 +30,7 @@ use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
 use crate::base::io::IoError;
 use crate::disk::image::{self, ForeignFormat, ImageKind};
 
-pub use command::{Accel, Backing, Console, Firmware, Network, Spec};
+pub use command::{Accel, Backing, Console, DirectKernel, Firmware, MachineDisk, Network, Spec};
 pub use machine::{ConsoleMatch, Machine};
 
 /// The program that is the machine.
@@ -41,6 +50,13 @@ pub enum VmError {
     /// QEMU is not installed.
     #[error("{QEMU} is not in the PATH")]
     NoQemu,
+    /// Another program that machines need is not installed.
+    #[error("{program} is not in the PATH")]
+    NoProgram {
+        program: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
     /// UEFI firmware is not installed.
     #[error("there is no UEFI firmware at `{}`", path.display())]
     NoFirmware {

@@ -105,6 +105,8 @@ pub struct StageContext {
     pub source_date_epoch: Option<u64>,
     /// Sandboxes that a stage may require, by name.
     pub sandboxes: Vec<&'static str>,
+    /// Tags that select checks; all are made where there are none.
+    pub tags: Vec<String>,
 }
 
 /// What a stage lowers to.
@@ -176,11 +178,12 @@ impl Kind {
     }
 }
 
-/// The kinds that recipes can use, and the sandboxes that they can require.
+/// The kinds that recipes can use, the sandboxes that they can require, and what of tests is wanted.
 #[derive(Debug, Clone)]
 pub struct Registry {
     kinds: Vec<&'static Kind>,
     sandboxes: Vec<&'static str>,
+    tags: Vec<String>,
 }
 
 impl Default for Registry {
@@ -195,6 +198,7 @@ impl Registry {
         Registry {
             kinds,
             sandboxes: Vec::new(),
+            tags: Vec::new(),
         }
     }
 
@@ -205,6 +209,17 @@ impl Registry {
             sandboxes: names.into_iter().collect(),
             ..self
         }
+    }
+
+    /// The same; of tests only the checks with one of these tags, where there are any.
+    #[must_use]
+    pub fn with_tags(self, tags: Vec<String>) -> Self {
+        Registry { tags, ..self }
+    }
+
+    /// Tags that select checks.
+    pub fn tags(&self) -> &[String] {
+        &self.tags
     }
 
     /// Names of the sandboxes that stages may require.

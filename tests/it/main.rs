@@ -57,6 +57,7 @@ mod sandbox_kill;
 mod sbom;
 mod site;
 mod store;
+mod test_stage;
 mod toolbox;
 mod tree_index;
 mod twins;

@@ -131,6 +131,39 @@ fn debian_12_is_built_booted_and_built_again_after_edits() {
         &project.path("out/debian-12-minimal.qcow2"),
         &[Firmware::Bios, Firmware::SecureBoot],
     );
+    passes_its_tests(&project);
+}
+
+/// Runs the recipe's tests, and demands that a second run starts no machine.
+fn passes_its_tests(project: &Project) {
+    let begun = std::time::Instant::now();
+    let tested = project.run(&["test", "--only", "variant=minimal"]);
+    println!("impasto test: {:?}", begun.elapsed());
+    assert_eq!(tested.code, 0, "{}", tested.stderr);
+    let report: serde_json::Value =
+        serde_json::from_str(&project.read("out/boots/report.json")).unwrap();
+    let suites = report["suites"].as_array().unwrap();
+    let names: Vec<_> = suites.iter().map(|suite| &suite["name"]).collect();
+    assert_eq!(names, ["bios", "uefi", "secure-boot"]);
+    for suite in suites {
+        println!(
+            "{}: {} s until {}",
+            suite["name"], suite["boot_seconds"], suite["access"]
+        );
+        assert_eq!(suite["access"], "the guest agent");
+        let checks = suite["checks"].as_array().unwrap();
+        assert!(
+            checks.iter().all(|check| check["status"] == "passed"),
+            "{report}"
+        );
+        // It also has to switch itself off.
+        assert_eq!(checks.len(), 7, "{report}");
+    }
+    let mut again = project.command(&["test", "--only", "variant=minimal"]);
+    again.env("PATH", "/nonexistent");
+    let again = crate::project::ran(again);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert!(again.stderr.contains("0 built"), "{}", again.stderr);
 }
 
 #[test]

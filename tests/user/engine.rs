@@ -137,6 +137,7 @@ impl Bench {
             targets: Default::default(),
             images: Vec::new(),
             gate: None,
+            reports: Default::default(),
             sandbox: SandboxSetup::plain(Ok(self.sandbox.clone())),
             proxies: std::sync::Arc::new(impasto::net::Proxies::default),
             now: 0,

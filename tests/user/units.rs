@@ -97,6 +97,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         targets: Default::default(),
         sandbox: SandboxSetup::plain(Err("the test has none".to_owned())),
         proxies: std::sync::Arc::new(impasto::net::Proxies::default),
+        reports: (project.path("out"), "out/".to_owned()),
         now: 0,
         hints: Box::new(NoHints),
         dir: String::new(),

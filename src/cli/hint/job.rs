@@ -81,6 +81,7 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
             "add a `convert` stage from stage.{label}, and use that in the image"
         )),
         JobError::NoSandbox { .. } => None,
+        JobError::Vm(error) => super::vm_help(error),
         JobError::Changed { .. } => {
             Some("wait until nothing writes to it, then build again".to_owned())
         }

@@ -19,6 +19,7 @@ use crate::engine::inputs::InputError;
 use crate::engine::plan::PlanError;
 use crate::net::{DownloadError, DownloaderError};
 use crate::sandbox::SandboxError;
+use crate::vm::VmError;
 
 /// A job without a result.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,9 @@ pub enum JobError {
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Store(StoreError),
+    /// A virtual machine could not be made.
+    #[error(transparent)]
+    Vm(#[from] VmError),
     /// A file could not be got.
     #[error(transparent)]
     Fetch(DownloadError),

@@ -80,7 +80,9 @@ impl Job {
             | Step::CopyIn { .. }
             | Step::WriteFile { .. }
             | Step::Bootstrap { .. }
-            | Step::AssembleDisk { .. } => {
+            | Step::AssembleDisk { .. }
+            | Step::Test { .. }
+            | Step::TestReport { .. } => {
                 panic!("BUG: a step for a sandbox was sent to the host")
             }
         }

@@ -9,6 +9,7 @@ mod normalized;
 mod rebase;
 mod sandboxed;
 mod shell;
+mod tested;
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ pub(crate) use error::host_failure;
 pub use error::{Enter, JobError, StageFailure};
 pub(crate) use install::WAITING;
 pub use shell::ShellRequest;
+pub use tested::console_name;
 
 use crate::base::cancel::CancelToken;
 use crate::debian::packages::fetch::Fetcher;
@@ -50,6 +52,7 @@ use crate::engine::publish::{Draft, SealedDraft, Target, WrittenTarget};
 use crate::net::Proxies;
 use crate::recipe::scope::Scope;
 use crate::sandbox::{Sandbox, SandboxSetup};
+use crate::vm::pool::MachinePool;
 
 /// What a job tells the engine.
 pub enum Message {
@@ -133,6 +136,10 @@ pub struct JobContext {
     pub logs: Result<PathBuf, StoreError>,
     /// Where the states of failed stages lie.
     pub failed: Result<PathBuf, StoreError>,
+    /// Where reports of tests that failed go, and how messages call that, with a `/` at its end.
+    pub reports: (PathBuf, String),
+    /// What virtual machines share.
+    pub machines: MachinePool,
     /// Seconds since 1970, for records.
     pub now: u64,
     /// Stops all of them.
@@ -261,6 +268,7 @@ impl Job {
                 self.in_sandbox(action)?
             }
             Executor::Sandbox(SandboxRoot::Toolbox) => self.with_tools(action)?,
+            Executor::Machine => self.tested(action)?,
         };
         let mut caveats = self.caveats.clone();
         if action.is_unlocked() {

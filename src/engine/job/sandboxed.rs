@@ -516,6 +516,8 @@ impl Job {
             | Step::Fetch { .. }
             | Step::Convert { .. }
             | Step::Bootstrap { .. }
+            | Step::Test { .. }
+            | Step::TestReport { .. }
             | Step::AssembleDisk { .. } => {
                 panic!("BUG: a step for others was sent to a guest")
             }

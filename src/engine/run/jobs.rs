@@ -14,6 +14,7 @@ use crate::engine::graph::{Graph, NodeId, NodeMap};
 use crate::engine::job::{Job, JobContext, JobInput, JobTask};
 use crate::engine::log::Redactor;
 use crate::engine::publish::Target;
+use crate::vm::pool::MachinePool;
 
 /// How many earlier runs of a node are looked at.
 const PREVIOUS: usize = 8;
@@ -148,6 +149,8 @@ impl Engine<'_> {
                 facts: config.facts.clone(),
                 logs: state.logs(),
                 failed: state.failed(),
+                reports: config.reports.clone(),
+                machines: MachinePool::of_host(),
                 now: config.now,
                 cancel: self.cancel.clone(),
                 events: self.sender.clone(),

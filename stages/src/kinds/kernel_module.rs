@@ -386,6 +386,7 @@ mod tests {
             name: "fs".to_owned(),
             source_date_epoch: Some(7),
             sandboxes: Vec::new(),
+            tags: Vec::new(),
         };
         lower(&params, &context)
     }
