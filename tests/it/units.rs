@@ -195,7 +195,9 @@ fn a_stage_is_lowered_once_for_each_set_of_its_values() {
          stage \"listed\" \"other\" { list = \"${matrix.n}.list\" }\n",
     );
     project.write("a.list", "");
-    ["1.list", "2.list", "3.list"].map(|name| project.write(name, ""));
+    for name in ["1.list", "2.list", "3.list"] {
+        project.write(name, "");
+    }
     assert_eq!(build(&project).0.built, 4);
     assert_eq!(LOWERED.load(Ordering::SeqCst), 4);
 }
