@@ -70,7 +70,7 @@ impl Build {
     ) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         *recipe = Some(loaded.recipe.name.clone());
-        loaded.sandbox = self.run.sandbox.kind();
+        loaded.sandbox = session.sandbox_kind(self.run.sandbox);
         records.lap("read the recipe", session.start.elapsed());
         let mut selection = if self.tests {
             super::test::selection(&loaded, &self.recipe.tags)?

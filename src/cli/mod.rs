@@ -157,15 +157,6 @@ pub(crate) enum SandboxChoice {
     Kind(SandboxKind),
 }
 
-impl SandboxChoice {
-    pub(crate) fn kind(self) -> SandboxKind {
-        match self {
-            SandboxChoice::Auto => SandboxKind::ALL[0],
-            SandboxChoice::Kind(kind) => kind,
-        }
-    }
-}
-
 /// Derived it would name every sandbox once more.
 impl ValueEnum for SandboxChoice {
     fn value_variants<'a>() -> &'a [Self] {

@@ -53,7 +53,7 @@ impl Session {
 
     /// Demands root for something that happens in the sandbox that is used where none is chosen.
     pub(crate) fn demand_sandbox(&self, what: &str) -> Result<(), CliError> {
-        match self.can_use(SandboxChoice::Auto.kind()) {
+        match self.can_use(self.sandbox_kind(SandboxChoice::Auto)) {
             true => Ok(()),
             false => self.demand_root(what),
         }

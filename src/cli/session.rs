@@ -292,7 +292,7 @@ impl Session {
             lock_path,
             lock,
             locks,
-            sandbox: SandboxChoice::Auto.kind(),
+            sandbox: self.sandbox_kind(SandboxChoice::Auto),
             selectors,
         })
     }
@@ -314,7 +314,7 @@ impl Session {
 
     /// The sandbox that was chosen, or why there is none, and what steps see of this host in it.
     pub(crate) fn sandbox(&self, choice: SandboxChoice, mirrors: MirrorChoice) -> SandboxSetup {
-        let kind = choice.kind();
+        let kind = self.sandbox_kind(choice);
         let sandbox = match self.can_use(kind) {
             true => Ok(kind.sandbox(self.host.exe.clone())),
             false => Err(format!(
@@ -327,6 +327,18 @@ impl Session {
             sandbox,
             environment: self.environment.clone(),
             policy: Arc::new(LazyPolicy::new(mirrors.policy())),
+        }
+    }
+
+    /// The sandbox that a choice means: the best one that this user can use, where none is named.
+    pub(crate) fn sandbox_kind(&self, choice: SandboxChoice) -> SandboxKind {
+        let all = SandboxKind::ALL;
+        match choice {
+            SandboxChoice::Auto => {
+                let usable = all.into_iter().find(|kind| self.can_use(*kind));
+                usable.unwrap_or(all[0])
+            }
+            SandboxChoice::Kind(kind) => kind,
         }
     }
 

@@ -16,9 +16,9 @@ use super::lower::{Allowed, Lowering};
 use super::model::Stage;
 use super::suggest::did_you_mean;
 
-/// What a stage or an image costs beside its parameters, in one combination.
+/// What a stage or an image costs beside its parameters, in one combination: a stage with what it is lowered to.
 pub(super) const STAGE_STEPS: u64 = 20;
-pub(super) const STAGE_BYTES: u64 = 512;
+pub(super) const STAGE_BYTES: u64 = 2048;
 
 /// An attribute, ready to be evaluated.
 pub(super) struct LoweredAttr {

@@ -14,10 +14,12 @@ use support::{base, debian, mirror, project, pty, random, repository, server, to
 mod architecture;
 mod archive;
 mod bounded;
+mod cmdline;
 mod completion;
 mod config;
 mod damage;
 mod engine;
+mod fetched;
 mod help;
 mod hostile_recipes;
 mod live;
