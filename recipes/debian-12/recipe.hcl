@@ -105,12 +105,16 @@ stage "test" "boots" {
   image    = stage.clean
   firmware = ["bios", "uefi", "secure-boot"]
   disk     = "8GiB" # larger than the image: the root has to grow
+  # Emulated on a busy machine it takes minutes.
+  boot_timeout = "15m"
+  timeout      = "30m"
+  ssh          = { timeout = "5m" }
   checks = {
     target     = { target = "multi-user" }
     agent      = { guest_agent = true, addresses = true }
-    cloud_init = { cloud_init = "done", after = ["target"] }
+    cloud_init = { cloud_init = "done", after = ["target"], timeout = "10m" }
     ssh        = { ssh = "sudo true", after = ["cloud_init"] }
-    healthy    = { run = "test \"$(systemctl is-system-running --wait)\" = running || { systemctl --failed; false; }", after = ["cloud_init"] }
+    healthy    = { run = "test \"$(systemctl is-system-running --wait)\" = running || { systemctl --failed; false; }", after = ["cloud_init"], timeout = "5m" }
     grown      = { run = "test $(df -B1G --output=size / | tail -n 1) -ge 7", after = ["cloud_init"] }
   }
 }

@@ -28,7 +28,7 @@ pub struct ExaminedDisk<'a> {
 }
 
 /// What came of a question: nothing where it passed.
-type Answer = Result<(), (String, Vec<String>)>;
+type CheckAnswer = Result<(), (String, Vec<String>)>;
 
 /// Makes these checks.
 ///
@@ -91,7 +91,7 @@ fn answer(
     disk: &ExaminedDisk<'_>,
     paths: &GuestPaths<'_>,
     question: &Question,
-) -> Result<Answer, ReadError> {
+) -> Result<CheckAnswer, ReadError> {
     Ok(match question {
         Question::Exists(wanted) => {
             let missing = wanted.iter().filter(|path| paths.find(path).is_none());
@@ -156,7 +156,7 @@ fn undecided(reason: &str) -> (String, Vec<String>) {
 }
 
 /// What some things came to; none of them is what passes.
-fn told<'n>(names: impl Iterator<Item = &'n String>, one: &str, several: &str) -> Answer {
+fn told<'n>(names: impl Iterator<Item = &'n String>, one: &str, several: &str) -> CheckAnswer {
     let names: Vec<_> = names.map(|name| neutralise(name.as_bytes())).collect();
     match names.as_slice() {
         [] => Ok(()),
@@ -197,7 +197,7 @@ fn read_packages(disk: &ExaminedDisk<'_>) -> Result<Option<BTreeMap<String, Stri
 }
 
 /// Compares packages with a list: a name on each line, and a version where the list has one. A head line is passed over.
-fn same_packages(packages: &BTreeMap<String, String>, list: &[u8]) -> Answer {
+fn same_packages(packages: &BTreeMap<String, String>, list: &[u8]) -> CheckAnswer {
     let list = String::from_utf8_lossy(list);
     let mut wanted = BTreeMap::new();
     for line in list.lines() {
@@ -242,7 +242,7 @@ fn drift(
     paths: &GuestPaths<'_>,
     baseline: &[u8],
     allow: &[String],
-) -> Answer {
+) -> CheckAnswer {
     let Ok(before) = text::parse(baseline) else {
         return Err(undecided("the baseline is not a tree index"));
     };

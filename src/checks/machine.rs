@@ -11,7 +11,7 @@ use super::{CheckResult, CheckStatus, SuiteReport};
 use crate::base::cancel::CancelToken;
 use crate::base::escape::neutralise;
 use crate::base::human;
-use crate::vm::access::{Access, AccessOffer, GuestError, Ran};
+use crate::vm::access::{AccessOffer, GuestAccess, GuestError, Ran};
 use crate::vm::agent::ask_agent;
 use crate::vm::machine::Machine;
 use crate::vm::ssh::quoted;
@@ -121,7 +121,7 @@ struct TestRun<'t> {
     boot_deadline: Instant,
     deadline: Instant,
     /// How lines get in, once that was tried.
-    access: Option<Result<Access, String>>,
+    access: Option<Result<GuestAccess, String>>,
     boot_seconds: Option<f64>,
     /// Why there is no sense in asking the machine any more.
     gone: Option<String>,
@@ -254,7 +254,7 @@ impl TestRun<'_> {
     }
 
     /// Makes sure that lines get in.
-    fn enter(&mut self) -> Result<Access, Stop> {
+    fn enter(&mut self) -> Result<GuestAccess, Stop> {
         match &self.access {
             Some(Ok(access)) => return Ok(*access),
             Some(Err(reason)) => return Err(Unmet::new(reason.clone()).into()),
@@ -495,7 +495,7 @@ impl TestRun<'_> {
         let passed = before
             .iter()
             .all(|result| result.status == CheckStatus::Passed);
-        let answers = matches!(self.access, Some(Ok(Access::Agent | Access::Ssh)));
+        let answers = matches!(self.access, Some(Ok(GuestAccess::Agent | GuestAccess::Ssh)));
         if !passed || !answers {
             return Ok(None);
         }

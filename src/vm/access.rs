@@ -31,19 +31,19 @@ pub const LOGIN: &str = "login:";
 
 /// How lines get into a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum GuestAccess {
     Agent,
     Ssh,
     Console,
 }
 
-impl Access {
+impl GuestAccess {
     /// Its name, for reports and for people.
     pub fn name(self) -> &'static str {
         match self {
-            Access::Agent => "the guest agent",
-            Access::Ssh => "SSH",
-            Access::Console => "the console",
+            GuestAccess::Agent => "the guest agent",
+            GuestAccess::Ssh => "SSH",
+            GuestAccess::Console => "the console",
         }
     }
 }
@@ -134,7 +134,7 @@ impl Machine {
         offer: &AccessOffer,
         deadline: Instant,
         cancel: &CancelToken,
-    ) -> Result<Access, GuestError> {
+    ) -> Result<GuestAccess, GuestError> {
         self.watch(LOGIN);
         let ping = json!({"execute": "guest-ping"});
         loop {
@@ -143,7 +143,7 @@ impl Machine {
                 let turn = Duration::from_secs(1);
                 let answer = ask_agent(self.dir(), super::machine::AGENT, &ping, turn);
                 if answer.is_ok() {
-                    return Ok(Access::Agent);
+                    return Ok(GuestAccess::Agent);
                 }
             }
             let login = self.saw(LOGIN);
@@ -153,11 +153,11 @@ impl Machine {
             {
                 let turn = deadline.min(Instant::now() + SSH_TRY);
                 if ssh.run("true", turn, &mut || self.go_on(cancel))?.code == 0 {
-                    return Ok(Access::Ssh);
+                    return Ok(GuestAccess::Ssh);
                 }
             }
             if offer.console && console_shell::has_prompt(self) {
-                return Ok(Access::Console);
+                return Ok(GuestAccess::Console);
             }
             // A console that asks for a login lets nobody in.
             let is_closed = login.is_some() && !offer.agent && offer.ssh.is_none();
@@ -206,22 +206,22 @@ impl Machine {
     /// It does not end by `deadline`, cannot be run, or there is no sense in waiting for it any longer.
     pub fn run_line(
         &mut self,
-        access: Access,
+        access: GuestAccess,
         offer: &AccessOffer,
         line: &str,
         deadline: Instant,
         cancel: &CancelToken,
     ) -> Result<Ran, GuestError> {
         match (access, &offer.ssh) {
-            (Access::Agent, _) => {
+            (GuestAccess::Agent, _) => {
                 let dir = self.dir().to_owned();
                 agent::run(&dir, super::machine::AGENT, line, deadline, &mut || {
                     self.go_on(cancel)
                 })
             }
-            (Access::Ssh, Some(ssh)) => ssh.run(line, deadline, &mut || self.go_on(cancel)),
-            (Access::Ssh, None) => panic!("BUG: a way in that was not offered"),
-            (Access::Console, _) => console_shell::run(self, line, deadline, cancel),
+            (GuestAccess::Ssh, Some(ssh)) => ssh.run(line, deadline, &mut || self.go_on(cancel)),
+            (GuestAccess::Ssh, None) => panic!("BUG: a way in that was not offered"),
+            (GuestAccess::Console, _) => console_shell::run(self, line, deadline, cancel),
         }
     }
 }

@@ -139,7 +139,7 @@ impl SshAccess {
             .stderr(Stdio::piped())
             .process_group(0);
         let child = command.spawn().map_err(|error| no_program(SSH, error))?;
-        let mut child = Ended(child);
+        let mut child = SshProcess(child);
         let stdout = child.0.stdout.take().expect("BUG: just piped");
         let stderr = child.0.stderr.take().expect("BUG: just piped");
         let read = |pipe: Box<dyn Read + Send>| {
@@ -168,9 +168,9 @@ impl SshAccess {
 }
 
 /// A process that has ended when this is dropped.
-struct Ended(Child);
+struct SshProcess(Child);
 
-impl Drop for Ended {
+impl Drop for SshProcess {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.0.kill();

@@ -396,10 +396,11 @@ impl Job {
             },
             (None, false) => Network::None,
         };
-        let is_kernel = kernel.is_some();
+        // What is in an initramfs or on a CD is not known.
+        let is_unknown = kernel.is_some() || tree.is_none();
         let offer = AccessOffer {
-            agent: guest.agent || is_kernel,
-            console: is_kernel || !guest.agent && ssh.is_none(),
+            agent: guest.agent || is_unknown,
+            console: is_unknown || !guest.agent && ssh.is_none(),
             ssh,
         };
         let spec = Spec {
@@ -410,7 +411,7 @@ impl Job {
             cpus: wanted.cpus,
             disk,
             kernel,
-            cdrom: None,
+            cdrom: file("iso")?,
             seed,
             files: self.test_files(work)?,
             network,

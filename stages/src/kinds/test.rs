@@ -55,6 +55,11 @@ const PARAMS: &[ParamSpec] = &[
     ),
     ParamSpec::optional("initramfs", Type::File, "The initramfs of `kernel`."),
     ParamSpec::optional(
+        "iso",
+        Type::File,
+        "A CD in the machine's drive, which boots where the disk does not, or there is none.",
+    ),
+    ParamSpec::optional(
         "arguments",
         Type::List(&Type::Text),
         "The command line of `kernel`. Default: [\"console=ttyS0\"].",
@@ -246,7 +251,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     let mut errors = Vec::new();
     let mut base = ActionTemplate::new(KIND.name, KIND.version, Executor::Machine);
     base.parent = params.get("image").and_then(common::file_slot);
-    for name in ["kernel", "initramfs"] {
+    for name in ["kernel", "initramfs", "iso"] {
         let slot = params.get(name).and_then(common::file_slot);
         base.inputs.extend(slot.map(|slot| (name.to_owned(), slot)));
     }
@@ -322,10 +327,12 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
 /// Checks that there is one thing to boot.
 fn check_what_boots(params: &Params, action: &ActionTemplate, errors: &mut Vec<ParamError>) {
     let has = |name: &str| action.inputs.contains_key(name);
-    if action.parent.is_none() && !has("kernel") {
+    if action.parent.is_none() && !has("kernel") && !has("iso") {
         errors.push(
-            ParamError::stage("there is nothing to test: neither `image` nor `kernel` is set")
-                .help("set `image = stage.NAME`, a stage that makes a disk"),
+            ParamError::stage(
+                "there is nothing to test: none of `image`, `kernel` and `iso` is set",
+            )
+            .help("set `image = stage.NAME`, a stage that makes a disk"),
         );
     }
     for name in ["initramfs", "arguments"] {
