@@ -199,7 +199,7 @@ fn claim_all(dir: &Path, store: &Path) {
         load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
     let graph = Graph::new(&recipe, &registry, LockFile::default());
     let store = Store::open(store).expect("a store");
-    let mut planner = Planner::new(&recipe, &graph, &store);
+    let mut planner = Planner::new(&recipe, &graph, &store, Isolation::Namespace);
     let mut hits: NodeMap<Option<Hit>> = NodeMap::filled(None, graph.len());
     let mut made = 0;
     let (time, ()) = timed(|| {
@@ -241,6 +241,7 @@ fn claim_all(dir: &Path, store: &Path) {
                 // What is weaker than running would be is not believed.
                 isolation: match action.executor {
                     Executor::Host => Isolation::Host,
+                    Executor::Machine => Isolation::Vm,
                     Executor::Sandbox(_) => Isolation::Namespace,
                 },
                 facts: BTreeMap::from([("kernel".to_owned(), "6.1.0".to_owned())]),

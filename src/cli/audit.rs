@@ -127,6 +127,7 @@ impl Audit {
             skip_tests: true,
             no_budget: true,
             record: RecordArgs::default(),
+            tests: false,
         }
     }
 

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
@@ -22,11 +21,12 @@ use crate::debian::packages::host::PackageHost;
 use crate::engine::cause::{SourceLocation, What};
 use crate::engine::event::Event;
 use crate::engine::graph::{NodeId, NodeMap, Selection};
+use crate::engine::job::console_name;
 use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, HeldImage, RunConfig, Summary};
 use crate::image::{Gate, layout};
-use crate::sandbox::Sandbox;
+use crate::sandbox::SandboxSetup;
 use crate::ui::Records;
 
 #[derive(Debug, Args)]
@@ -49,6 +49,9 @@ pub(crate) struct Build {
     pub(super) no_budget: bool,
     #[command(flatten)]
     pub(super) record: RecordArgs,
+    /// Whether the tests are what is built.
+    #[arg(skip)]
+    pub(super) tests: bool,
 }
 
 impl Build {
@@ -68,8 +71,13 @@ impl Build {
     ) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         *recipe = Some(loaded.recipe.name.clone());
+        loaded.sandbox = session.sandbox_kind(self.run.sandbox);
         records.lap("read the recipe", session.start.elapsed());
-        let mut selection = loaded.selection()?;
+        let mut selection = if self.tests {
+            super::test::selection(&loaded, &self.recipe.tags)?
+        } else {
+            loaded.selection()?
+        };
         if self.skip_tests {
             selection = loaded.graph.without_required(selection);
         }
@@ -128,7 +136,7 @@ impl Build {
                 ));
             }
         }
-        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
+        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty() && !self.tests;
         let config = RunConfig {
             targets,
             images,
@@ -224,7 +232,7 @@ pub(super) fn engine_config<'a>(
     recipe: &RecipeArgs,
     run: &RunArgs,
     loaded: &Loaded,
-    sandbox: Result<Arc<dyn Sandbox>, String>,
+    sandbox: SandboxSetup,
     packages: &'a PackageHost,
 ) -> RunConfig<'a> {
     RunConfig {
@@ -236,6 +244,11 @@ pub(super) fn engine_config<'a>(
         gate: None,
         sandbox,
         packages,
+        proxies: session.proxies(),
+        reports: (
+            session.host.cwd.join(&run.out),
+            format!("{}/", run.out.display()),
+        ),
         now: session.host.now(),
         hints: Rc::new(CommandHints {
             args: session.place(recipe),
@@ -299,6 +312,18 @@ fn targets(
     for id in &selection.nodes {
         let node = graph.node(*id);
         let named = !loaded.selectors().is_empty();
+        if graph.is_test(*id) {
+            let dir = out.join(node.label.replace('/', "_"));
+            let whose = format!("stage {}", node.label);
+            for file in test_files(&node.lowered.actions) {
+                let (path, held) = (dir.join(&file), false);
+                taken.add(&path, &whose)?;
+                let file = Some(file);
+                let target = Target { file, path, held };
+                targets.entry(*id).or_default().push(target);
+            }
+            continue;
+        }
         let wanted = node.kind.makes == Makes::File && (named || converts(loaded, *id));
         if !wanted || imaged.contains(id) {
             continue;
@@ -312,6 +337,22 @@ fn targets(
         targets.entry(*id).or_default().push(target);
     }
     Ok((targets, held_images))
+}
+
+/// The files that a test makes.
+fn test_files(actions: &[impasto_stages::ActionTemplate]) -> Vec<String> {
+    use impasto_stages::action::Step;
+    let machines = actions
+        .iter()
+        .flat_map(|action| &action.steps)
+        .filter_map(|step| match step {
+            Step::Test { spec } => spec.machine.as_ref(),
+            _ => None,
+        });
+    let consoles = machines.map(|machine| console_name(machine.firmware.name()));
+    consoles
+        .chain(["report.json".to_owned(), "report.xml".to_owned()])
+        .collect()
 }
 
 /// Paths that something will be written to, each with whose it is.

@@ -32,6 +32,7 @@ pub(crate) struct Fetch {
 impl Fetch {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
+        loaded.sandbox = session.sandbox_kind(self.run.sandbox);
         let selection = loaded.selection()?;
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());

@@ -4,9 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use impasto_stages::action::{Cutoff, RootSpec, Slot};
+use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot};
 use impasto_stages::package_set::PackageSet;
-use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, StageContext, Value};
+use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, Value};
 use impasto_store::digest::NodeDigest;
 use impasto_store::key::{self, Atom, Describe, Sink};
 use petgraph::algo::toposort;
@@ -222,12 +222,8 @@ impl Graph {
                     let root = from
                         .cloned()
                         .unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
-                    let context = StageContext {
-                        name: stage.name.to_string(),
-                        source_date_epoch: recipe.source_date_epoch,
-                        root: root.clone(),
-                    };
-                    let lowered = (kind.lower)(&stage.params, &context);
+                    let mut lowered = stage.lowered.clone();
+                    lowered.set_root(&root);
                     graph.nodes.push(Node {
                         stage: stage.name.clone(),
                         kind,
@@ -240,7 +236,7 @@ impl Graph {
                         parents,
                         root,
                         cutoff: kind.cutoff(&stage.params).unwrap_or(recipe.cutoff),
-                        lowered: lowered.expect("BUG: the recipe let wrong parameters pass"),
+                        lowered,
                     })
                 });
                 graph.nodes[id].combinations.push(place as u32);
@@ -345,6 +341,14 @@ impl Graph {
         self.nodes.is_empty()
     }
 
+    /// Whether a node tests another one's disk.
+    pub fn is_test(&self, id: NodeId) -> bool {
+        let actions = &self.node(id).lowered.actions;
+        actions
+            .iter()
+            .any(|action| action.executor == Executor::Machine)
+    }
+
     /// Every node, in topological order.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         self.nodes.ids()
@@ -412,11 +416,11 @@ impl Graph {
         needed
     }
 
-    /// What to build where the user names nothing: every image, or every node where the recipe has no image.
+    /// What to build where the user names nothing: every image, or every node but tests where the recipe has no image.
     pub fn everything(&self) -> Selection {
         if self.images.is_empty() {
             return Selection {
-                nodes: self.ids().collect(),
+                nodes: self.ids().filter(|id| !self.is_test(*id)).collect(),
                 images: Vec::new(),
             };
         }

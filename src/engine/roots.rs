@@ -33,7 +33,7 @@ impl UsedPackages {
         let entries = lock.toolbox.iter().chain(&lock.stages);
         let files = entries
             .flat_map(|entry| &entry.packages)
-            .map(|package| package.file.sha256.clone())
+            .map(|package| package.file.sha256.to_string())
             .collect();
         let trees = graph.toolbox().map(|set| tools::name(set).to_string());
         UsedPackages {

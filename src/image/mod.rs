@@ -27,7 +27,7 @@ use crate::engine::graph::{Graph, ImageNode, NodeId};
 use crate::engine::plan::Hit;
 use crate::engine::run::{Description, ImageFacts, ImageGate, ImageRefusal};
 use crate::inspect::sbom::{self, Bill, cyclonedx, spdx};
-use crate::recipe::{Layout, Recipe};
+use crate::recipe::{ImageLayout, Recipe};
 
 pub use origins::origins;
 
@@ -43,7 +43,7 @@ pub struct Gate<'a> {
 }
 
 /// One image that is decided.
-struct Subject<'a, 'f> {
+struct Candidate<'a, 'f> {
     gate: &'a Gate<'a>,
     node: &'a ImageNode,
     facts: &'a ImageFacts<'f>,
@@ -102,8 +102,8 @@ impl ImageGate for Gate<'_> {
 }
 
 impl Gate<'_> {
-    fn subject<'a, 'f>(&'a self, facts: &'a ImageFacts<'f>) -> Subject<'a, 'f> {
-        Subject {
+    fn subject<'a, 'f>(&'a self, facts: &'a ImageFacts<'f>) -> Candidate<'a, 'f> {
+        Candidate {
             gate: self,
             node: &self.graph.images()[facts.image.place],
             facts,
@@ -112,7 +112,7 @@ impl Gate<'_> {
     }
 }
 
-impl Subject<'_, '_> {
+impl Candidate<'_, '_> {
     fn refuse(error: impl Into<String>) -> ImageRefusal {
         let error = error.into();
         ImageRefusal { error, help: None }
@@ -254,6 +254,6 @@ pub fn converts(graph: &Graph, id: NodeId) -> bool {
 }
 
 /// Whether an image's own files lie in a directory of its own.
-fn has_directory(layout: Layout) -> bool {
-    layout != Layout::Flat
+fn has_directory(layout: ImageLayout) -> bool {
+    layout != ImageLayout::Flat
 }

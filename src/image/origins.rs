@@ -20,7 +20,7 @@ pub fn origins(graph: &Graph, id: NodeId) -> Origins {
                 architecture: file.architecture.clone(),
                 version: file.version.clone(),
             };
-            let (place, sha256) = (package.archive.as_deref(), Some(file.sha256.clone()));
+            let (place, sha256) = (package.archive.as_deref(), Some(file.sha256));
             // Which mirror of the host's was asked says nothing about the image.
             let archive = place.map(|name| {
                 repository(graph, id, name).map_or(name.to_owned(), |at| at.to_string())

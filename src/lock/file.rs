@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use impasto_stages::package_set::{LockedPackage, PackageName, PackageSet};
+use impasto_store::sha256::Sha256;
 use serde::Deserialize;
 
 /// The version of the format.
@@ -81,7 +82,7 @@ pub struct LockEntry {
 }
 
 /// An archive as it was when it was asked.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockArchive {
     /// How packages name it.
@@ -89,15 +90,15 @@ pub struct LockArchive {
     /// Its own date, in UTC (RFC 3339).
     pub date: String,
     /// SHA-256 of its signed list of indexes.
-    pub release: String,
+    pub release: Sha256,
     /// Whether it was believed without a signature.
     #[serde(default)]
     pub trusted: bool,
 }
 
 /// A package file, and where it was had.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "PackageRow")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PackageRow")]
 pub struct LockPackage {
     pub file: LockedPackage,
     /// What the package says it takes when it is installed, in KiB; none where it does not say, or the lock is older.
@@ -124,20 +125,29 @@ struct PackageRow {
     path: String,
 }
 
-impl From<PackageRow> for LockPackage {
-    fn from(row: PackageRow) -> Self {
-        LockPackage {
+impl TryFrom<PackageRow> for LockPackage {
+    type Error = String;
+
+    fn try_from(row: PackageRow) -> Result<Self, String> {
+        let PackageRow { name, sha256, .. } = &row;
+        let wrong = |_| {
+            format!(
+                "`sha256` of package {name:?} is {sha256:?}, which is not a SHA-256: 64 digits of 0-9 and a-f"
+            )
+        };
+        let sha256 = sha256.parse().map_err(wrong)?;
+        Ok(LockPackage {
             file: LockedPackage {
                 name: row.name,
                 architecture: row.architecture,
                 version: row.version,
-                sha256: row.sha256,
+                sha256,
                 size: row.size,
             },
             installed: row.installed,
             archive: row.archive,
             path: row.path,
-        }
+        })
     }
 }
 
@@ -389,10 +399,10 @@ impl fmt::Display for LockEntry {
             } in archives
             {
                 let trusted = if *trusted { ", trusted = true" } else { "" };
-                let (name, date, release) = (quoted(name), quoted(date), quoted(release));
+                let (name, date) = (quoted(name), quoted(date));
                 writeln!(
                     f,
-                    "  {{ name = {name}, date = {date}, release = {release}{trusted} }},"
+                    "  {{ name = {name}, date = {date}, release = \"{release}\"{trusted} }},"
                 )?;
             }
             writeln!(f, "]")?;
@@ -420,12 +430,11 @@ impl fmt::Display for LockEntry {
                     format!("installed = {installed}, ")
                 });
                 let (name, version) = (quoted(name), quoted(version));
-                let (architecture, sha256, path) =
-                    (quoted(architecture), quoted(sha256), quoted(path));
+                let (architecture, path) = (quoted(architecture), quoted(path));
                 writeln!(
                     f,
                     "  {{ name = {name}, version = {version}, architecture = {architecture}, size = {size}, \
-                     {installed}sha256 = {sha256}, {archive}path = {path} }},"
+                     {installed}sha256 = \"{sha256}\", {archive}path = {path} }},"
                 )?;
             }
             writeln!(f, "]")?;

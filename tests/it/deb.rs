@@ -59,7 +59,7 @@ fn source(stanza: &Stanza<'_>) -> DebSource<'static> {
         name,
         architecture,
         version,
-        sha256,
+        sha256: sha256.parse().unwrap(),
         size: field("Size").parse().unwrap(),
     };
     DebSource {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::archive::server::{Answer, Server};
 use crate::base::{leftovers, tool};
 use crate::mirror::serve;
 use crate::project::ran;
 use crate::repository::Package;
+use crate::server::{Answer, Server};
 use crate::site::Site;
 
 /// A site whose repository is reached by HTTP, with a stage that installs two of its packages.

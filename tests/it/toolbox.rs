@@ -460,7 +460,7 @@ fn upgrading_installing_and_removing_lead_to_one_state() {
     assert_eq!(ask(all.clone()), expected);
     let result = work.resolved(&all);
     assert_eq!(result.install[0].path, "pool/lib-new_1:1.0~rc+1_amd64.deb");
-    assert_eq!(result.install[0].file.sha256, "ab".repeat(32));
+    assert_eq!(result.install[0].file.sha256.to_string(), "ab".repeat(32));
     assert_eq!(result.install[0].file.size, 1000);
 
     let install = |packages: &[&str]| ResolveRequest {

@@ -37,7 +37,7 @@ impl Page {
 
 /// Each begins with the line `# NAME: SUMMARY`. Lines such as `<!-- generated: functions -->` stand for what [`generate`]
 /// makes of the descriptions in the code.
-static TOPICS: [&str; 19] = [
+static TOPICS: [&str; 20] = [
     include_str!("recipes.md"),
     include_str!("blocks.md"),
     include_str!("functions.md"),
@@ -50,6 +50,7 @@ static TOPICS: [&str; 19] = [
     include_str!("keys.md"),
     include_str!("failures.md"),
     include_str!("contents.md"),
+    include_str!("tests.md"),
     include_str!("reproducible.md"),
     include_str!("sandbox.md"),
     include_str!("retention.md"),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use impasto_store::Store;
+use impasto_store::sha256::Sha256;
 
 use super::apt::Apt;
 use super::fetch::{Fetcher, PackageDownload, PackageFetchError, Supply};
@@ -61,7 +62,7 @@ impl PackageHost {
         store: &Store,
         dir: &Path,
         cancel: CancelToken,
-        wanted: impl FnOnce(&PackageSources<'_>) -> HashMap<String, PackageDownload>,
+        wanted: impl FnOnce(&PackageSources<'_>) -> HashMap<Sha256, PackageDownload>,
     ) -> Fetcher {
         let supply = self.mirrors().map_err(|error| PackageFetchError {
             package: String::new(),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use impasto_stages::package_set::Repository;
+use impasto_store::sha256::Sha256;
 
 use super::fetch::{DownloadSource, PackageDownload};
 use crate::debian::mirror::{Mirror, MirrorError, Mirrors};
@@ -34,7 +35,7 @@ pub struct PackageSources<'a> {
 
 impl PackageSources<'_> {
     /// The package files of one entry, by SHA-256, which come from Debian's archives alone.
-    pub fn of_entry(&self, entry: &LockEntry) -> HashMap<String, PackageDownload> {
+    pub fn of_entry(&self, entry: &LockEntry) -> HashMap<Sha256, PackageDownload> {
         let mut wanted = HashMap::new();
         self.add(&mut wanted, entry, &|_| None);
         wanted
@@ -43,7 +44,7 @@ impl PackageSources<'_> {
     /// Adds the package files of one entry, by SHA-256. `named` finds archives beside Debian's.
     pub fn add(
         &self,
-        wanted: &mut HashMap<String, PackageDownload>,
+        wanted: &mut HashMap<Sha256, PackageDownload>,
         entry: &LockEntry,
         named: &dyn Fn(&str) -> Option<Mirror>,
     ) {
@@ -71,7 +72,7 @@ impl PackageSources<'_> {
             };
             let own = package.archive.is_none();
             wanted
-                .entry(package.file.sha256.clone())
+                .entry(package.file.sha256)
                 .or_insert(PackageDownload {
                     package: package.file.clone(),
                     places,

@@ -179,14 +179,7 @@ pub(super) fn resolve(
     }
     log(output.stderr.as_bytes());
     let outcome = if output.status.success() {
-        let result = read_answer(request, &output.stdout, &installed(&dir)?)?;
-        match result.install.iter().find(|p| p.file.sha256.is_empty()) {
-            Some(package) => ResolveOutcome::Unhashed {
-                package: package.file.name.clone(),
-                source: package.source.clone(),
-            },
-            None => ResolveOutcome::Resolved(result),
-        }
+        read_answer(request, &output.stdout, &installed(&dir)?)?
     } else {
         explain(&output)
     };
@@ -236,7 +229,7 @@ fn read_answer(
     request: &ResolveRequest,
     text: &str,
     installed: &[PackageName],
-) -> Result<ResolveResult, ToolFailure> {
+) -> Result<ResolveOutcome, ToolFailure> {
     let strange =
         |what: &str, line: &str| ToolFailure::new(format!("apt-get's answer {what}: {line:?}"));
     let mut result = ResolveResult::default();
@@ -244,11 +237,11 @@ fn read_answer(
     for line in text.lines() {
         if line.starts_with('\'') {
             let package = read_uri(request, line);
-            result.install.push(
-                package.ok_or_else(|| {
-                    strange("describes a package's file in an unknown form", line)
-                })?,
-            );
+            let unknown = || strange("describes a package's file in an unknown form", line);
+            match package.ok_or_else(unknown)? {
+                Ok(package) => result.install.push(package),
+                Err(unhashed) => return Ok(unhashed),
+            }
         } else if let Some(entry) = line.strip_prefix("   ").filter(|_| removing) {
             let Some(package) = read_removed(entry, &request.architecture, installed) else {
                 return Err(strange("removes a package that is not installed", line));
@@ -260,11 +253,15 @@ fn read_answer(
     }
     result.install.sort_unstable();
     result.remove.sort_unstable();
-    Ok(result)
+    Ok(ResolveOutcome::Resolved(result))
 }
 
-/// Reads, with no digest where the index has none, `'http://SITE/DIRECTORY/PATH' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:DIGEST`.
-fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
+/// Reads `'http://SITE/DIRECTORY/PATH' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:DIGEST`; without a
+/// digest, as where the index has none, it is said whose package that is.
+fn read_uri(
+    request: &ResolveRequest,
+    line: &str,
+) -> Option<Result<ResolvedPackage, ResolveOutcome>> {
     let (address, rest) = line.strip_prefix('\'')?.split_once("' ")?;
     let mut fields = rest.split(' ');
     let file = fields.next()?.strip_suffix(".deb")?;
@@ -272,8 +269,7 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
     let sha256 = fields
         .next()
         .and_then(|hash| hash.strip_prefix("SHA256:"))
-        .map(str::to_ascii_lowercase)
-        .unwrap_or_default();
+        .and_then(|digits| digits.to_ascii_lowercase().parse().ok());
     let mut parts = file.split('_').map(decode);
     let (name, version, architecture) = (parts.next()??, parts.next()??, parts.next()??);
     let (_, path) = address.strip_prefix("http://")?.split_once('/')?;
@@ -286,7 +282,11 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
             decode(path.trim_start_matches("./"))?,
         ))
     })?;
-    Some(ResolvedPackage {
+    let Some(sha256) = sha256 else {
+        let package = name;
+        return Some(Err(ResolveOutcome::Unhashed { package, source }));
+    };
+    Some(Ok(ResolvedPackage {
         file: LockedPackage {
             name,
             architecture,
@@ -296,7 +296,7 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
         },
         source,
         path,
-    })
+    }))
 }
 
 /// Reads `NAME[:ARCHITECTURE][*][ (VERSION)]`, with the asterisk where it is purged, and finds what is meant. The version is
@@ -473,7 +473,10 @@ mod tests {
                  After this operation, 1 B of additional disk space will be used.\n"
             );
             read_answer(&request, &text, &installed)
-                .map(|result| result.remove)
+                .map(|outcome| match outcome {
+                    ResolveOutcome::Resolved(result) => result.remove,
+                    other => panic!("{other:?}"),
+                })
                 .map_err(|failure| failure.message)
         };
         let all: Vec<_> = [

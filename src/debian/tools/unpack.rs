@@ -9,18 +9,19 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use impasto_stages::package_set::LockedPackage;
 use impasto_store::digest::{Digest, Hasher};
+use impasto_store::sha256::Sha256Reader;
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, utimensat};
-use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
 use crate::assemble::AssembleError;
 use crate::assemble::unpack::{Meta, Rules, unpack_by};
+use crate::base::io::IoError;
 use crate::deb::package::{Package, PackageError};
 
 /// Version of what is made of packages; part of the tree's name.
@@ -66,12 +67,8 @@ pub struct DebSource<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The tree's own directories and links.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A package that cannot be read.
     #[error("the package {package} cannot be used")]
     Package {
@@ -109,11 +106,7 @@ pub enum UnpackError {
 
 impl UnpackError {
     fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnpackError {
-        move |source| UnpackError::Io {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
+        IoError::at(verb, path)
     }
 }
 
@@ -135,7 +128,7 @@ pub fn content<'a>(packages: impl IntoIterator<Item = &'a LockedPackage>) -> Dig
 }
 
 /// What names a package in its tree's name, in the order that it goes by there.
-fn identity(package: &LockedPackage) -> [&str; 4] {
+fn identity(package: &LockedPackage) -> [String; 4] {
     let LockedPackage {
         name,
         architecture,
@@ -143,7 +136,12 @@ fn identity(package: &LockedPackage) -> [&str; 4] {
         sha256,
         size: _,
     } = package;
-    [name, version, architecture, sha256]
+    [
+        name.clone(),
+        version.clone(),
+        architecture.clone(),
+        sha256.to_string(),
+    ]
 }
 
 /// Lays packages out below `root`, an empty directory.
@@ -225,10 +223,7 @@ fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool
         source,
     };
     let io = |source| failed(PackageError::Read { source });
-    let mut hashed = Hashed {
-        reader: (source.open)().map_err(io)?,
-        hasher: Sha256::new(),
-    };
+    let mut hashed = Sha256Reader::new((source.open)().map_err(io)?);
     {
         let deb = Package::read(&mut hashed).map_err(failed)?;
         let fields = [
@@ -264,36 +259,16 @@ fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool
         }
     }
     io::copy(&mut hashed, &mut io::sink()).map_err(io)?;
-    let found = hashed
-        .hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
+    let found = hashed.finish();
     if found != locked.sha256 {
-        let expected = locked.sha256.clone();
         return Err(UnpackError::Other {
             package: package(),
             what: "SHA-256",
-            found,
-            expected,
+            found: found.to_string(),
+            expected: locked.sha256.to_string(),
         });
     }
     Ok(true)
-}
-
-/// Hashes what is read.
-struct Hashed {
-    reader: Box<dyn Read + Send>,
-    hasher: Sha256,
-}
-
-impl Read for Hashed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
 }
 
 /// What a decompressor hands over, as a stream.
@@ -479,14 +454,13 @@ fn finish(root: &Path, tree: &UnpackTree) -> Result<(), UnpackError> {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
+    use impasto_store::sha256::Sha256;
+
     use super::*;
     use crate::deb::package::tests::deb;
 
     fn source<'a>(name: &str, bytes: &'a [u8]) -> DebSource<'a> {
-        let sha256 = Sha256::digest(bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = Sha256::of(bytes);
         let (version, architecture) = ("1".to_owned(), "all".to_owned());
         let package = LockedPackage {
             name: name.to_owned(),
@@ -670,7 +644,7 @@ mod tests {
             "the package other is not the locked one: its Package is a, not other"
         );
         let mut source = source("a", &a);
-        source.package.sha256 = "0".repeat(64);
+        source.package.sha256 = Sha256([0; 32]);
         assert!(laid_out(&[source]).unwrap_err().contains("its SHA-256 is "));
     }
 
@@ -680,7 +654,7 @@ mod tests {
             name: name.to_owned(),
             architecture: "all".to_owned(),
             version: version.to_owned(),
-            sha256: "0".repeat(64),
+            sha256: Sha256([0; 32]),
             size: 1,
         };
         let (a, b) = (identity("a", "1"), identity("b", "1"));

@@ -1,6 +1,7 @@
 //! The files of a fetched disk image that tell which packages it has: read without mounting, by our own code.
 //! Knows where the image comes from; a package manager knows what the files mean.
 
+use impasto_store::claim::Isolation;
 use impasto_store::qcow2::ChunkSource;
 
 use super::renew::{ImageFiles, RenewError};
@@ -12,6 +13,9 @@ use crate::engine::event::{Event, EventKind};
 use crate::engine::graph::{Graph, NodeId, Selection};
 use crate::engine::plan::{Hit, PlanState, Planner};
 use crate::engine::run::Engine;
+
+/// An image is fetched by the host, whatever the sandbox is.
+const ON_HOST: Isolation = Isolation::Host;
 
 /// Longest file that is read, in bytes.
 const LIMIT: u64 = 64 << 20;
@@ -44,7 +48,7 @@ impl LockRun<'_> {
 
     /// The image, where the store has it.
     fn known(&self, graph: &Graph, id: NodeId) -> Result<Option<Hit>, String> {
-        let states = Planner::new(self.recipe, graph, &self.store).plan(&[id]);
+        let states = Planner::new(self.recipe, graph, &self.store, ON_HOST).plan(&[id]);
         match states.map_err(|error| with_causes(&error))?.into_value(id) {
             Some(PlanState::Cached(hit)) => Ok(Some(hit)),
             _ => Ok(None),
@@ -58,7 +62,7 @@ impl LockRun<'_> {
             images: Vec::new(),
         };
         let (planner, config) = (
-            Planner::new(self.recipe, graph, &self.store),
+            Planner::new(self.recipe, graph, &self.store, ON_HOST),
             self.config.clone(),
         );
         let mut reason = None;

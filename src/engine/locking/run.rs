@@ -136,7 +136,7 @@ impl<'a> LockRun<'a> {
         let manager = self.config.packages.manager(ManagerContext {
             store: &store,
             dir: &self.recipe.dir,
-            sandbox: &sandbox,
+            sandbox: &sandbox.sandbox,
             cancel: interrupt.token(),
         });
         let manager = manager.map_err(|reason| RenewError::Mirror { reason })?;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use impasto_store::Store;
+use impasto_store::sha256::Sha256;
 
 use super::apply::below;
 use crate::base::cancel::CancelToken;
@@ -26,7 +27,7 @@ pub fn fetcher(
 }
 
 /// Every package file that the lock names for a graph, by SHA-256.
-fn wanted(places: &PackageSources<'_>, graph: &Graph) -> HashMap<String, PackageDownload> {
+fn wanted(places: &PackageSources<'_>, graph: &Graph) -> HashMap<Sha256, PackageDownload> {
     let mut wanted = HashMap::new();
     for entry in &graph.lock().toolbox {
         places.add(&mut wanted, entry, &|_| None);

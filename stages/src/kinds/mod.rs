@@ -12,6 +12,7 @@ mod fetch;
 mod kernel_module;
 mod packages;
 mod run;
+mod test;
 
 #[cfg(test)]
 pub(crate) use common::check_volatile;
@@ -30,4 +31,5 @@ pub(crate) const ALL: &[&Kind] = &[
     &kernel_module::KIND,
     &cleanup::KIND,
     &convert::KIND,
+    &test::KIND,
 ];

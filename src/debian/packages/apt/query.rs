@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use impasto_stages::Limits;
 use impasto_stages::package_set::{ARCHITECTURE, LockedPackage, RequestRoot};
+use impasto_store::sha256::Sha256;
 
 use super::facts::Facts;
 use super::known::VerifiedArchive;
@@ -434,16 +435,13 @@ impl AskedPackage<'_, '_> {
                 .open_file(&full)
                 .and_then(|file| bounded::read_open(file, MAX_OWN));
             let bytes = bytes.map_err(|error| failed(error.to_string()))?;
-            let mut hash = impasto_store::blob::Sha256Writer::default();
-            io::copy(&mut bytes.as_slice(), &mut hash)
-                .map_err(|error| failed(error.to_string()))?;
-            let (size, sha256) = (bytes.len() as u64, hash.finish().to_string());
+            let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
             let deb = Deb::read(bytes.as_slice()).map_err(|error| failed(error.to_string()))?;
             let field = |name: &str| deb.field(name).to_owned();
             let (name, version, architecture) =
                 (field("Package"), field("Version"), field("Architecture"));
             install.push(format!("{name}={version}"));
-            index.extend(deb.index_stanza(path, size, &sha256));
+            index.extend(deb.index_stanza(path, size, sha256));
             let package = LockPackage {
                 file: LockedPackage {
                     name: name.clone(),
@@ -503,7 +501,7 @@ impl AskedPackage<'_, '_> {
                 continue;
             }
             // Only the store can still have it.
-            let Ok(Some(blob)) = crate::debian::packages::files::find(self.apt.store, &file.sha256)
+            let Ok(Some(blob)) = crate::debian::packages::files::find(self.apt.store, file.sha256)
             else {
                 continue;
             };
@@ -514,7 +512,7 @@ impl AskedPackage<'_, '_> {
             if deb.field("Package") != file.name || deb.field("Architecture") != file.architecture {
                 continue;
             }
-            index.extend(deb.index_stanza(&package.path, file.size, &file.sha256));
+            index.extend(deb.index_stanza(&package.path, file.size, file.sha256));
             kept.insert(
                 (file.name.clone(), file.architecture.clone()),
                 package.clone(),
