@@ -12,9 +12,10 @@
 //!                                                └─→ impasto_store: layer, blobs, claim
 //! ```
 //!
-//! The rooms, each knowing only those above it in this list; `tests/it/architecture.rs` holds them to it:
+//! The rooms, each knowing only those above it in this list; `tests/user/architecture.rs` holds them to it:
 //!
 //! * [`base`]: the process and its environment.
+//! * [`net`] gets files from elsewhere.
 //! * [`disk`]: readers of partition tables and file systems, and the index of a disk's files.
 //! * [`recipe`] reads and evaluates HCL; `impasto_stages` knows what each kind of stage means.
 //! * [`deb`] reads Debian's formats; [`lock`] is the file of locked packages, and what it needs of a package manager.
@@ -46,6 +47,7 @@ pub mod engine;
 pub mod image;
 pub mod inspect;
 pub mod lock;
+pub mod net;
 pub mod recipe;
 pub mod sandbox;
 pub mod ui;

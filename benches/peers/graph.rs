@@ -200,7 +200,7 @@ fn claim_all(dir: &Path, store: &Path) {
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(store).expect("a store");
     let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
-    let mut planner = Planner::new(&recipe, &graph, &locks, &store);
+    let mut planner = Planner::new(&recipe, &graph, &locks, &store, Isolation::Namespace);
     let mut hits: NodeMap<Option<Hit>> = NodeMap::filled(None, graph.len());
     let mut made = 0;
     let (time, ()) = timed(|| {
@@ -242,6 +242,7 @@ fn claim_all(dir: &Path, store: &Path) {
                 // What is weaker than running would be is not believed.
                 isolation: match action.executor {
                     Executor::Host => Isolation::Host,
+                    Executor::Machine => Isolation::Vm,
                     Executor::Sandbox(_) => Isolation::Namespace,
                 },
                 facts: BTreeMap::from([("kernel".to_owned(), "6.1.0".to_owned())]),

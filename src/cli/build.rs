@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
@@ -26,7 +25,7 @@ use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, HeldImage, RunConfig, Summary};
 use crate::image::{Gate, layout};
-use crate::sandbox::Sandbox;
+use crate::sandbox::SandboxSetup;
 use crate::ui::Records;
 
 #[derive(Debug, Args)]
@@ -71,6 +70,7 @@ impl Build {
     ) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         *recipe = Some(loaded.recipe.name.clone());
+        loaded.sandbox = self.run.sandbox.kind();
         records.lap("read the recipe", session.start.elapsed());
         let mut selection = if self.tests {
             super::test::selection(&loaded, &self.recipe.tags)?
@@ -230,7 +230,7 @@ pub(super) fn engine_config<'a>(
     recipe: &RecipeArgs,
     run: &RunArgs,
     loaded: &Loaded,
-    sandbox: Result<Arc<dyn Sandbox>, String>,
+    sandbox: SandboxSetup,
     packages: &'a dyn Fn() -> Fetcher,
 ) -> RunConfig<'a> {
     RunConfig {
@@ -242,6 +242,7 @@ pub(super) fn engine_config<'a>(
         gate: None,
         sandbox,
         packages,
+        proxies: session.proxies(),
         reports: (
             session.host.cwd.join(&run.out),
             format!("{}/", run.out.display()),

@@ -36,6 +36,7 @@ pub(crate) struct Fetch {
 impl Fetch {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
+        loaded.sandbox = self.run.sandbox.kind();
         let selection = loaded.selection()?;
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
@@ -57,7 +58,7 @@ impl Fetch {
                 .demand(set, &CancelToken::new())
                 .map_err(package_error)?;
             for package in &set.install {
-                if digests.insert(package.sha256.as_str()) {
+                if digests.insert(package.sha256) {
                     count += 1;
                     bytes += package.size;
                 }
@@ -121,7 +122,7 @@ pub(super) fn used_packages(loaded: &Loaded) -> UsedPackages {
     let entries = loaded.lock.toolbox.iter().chain(&loaded.lock.stages);
     let files = entries
         .flat_map(|entry| &entry.packages)
-        .map(|package| package.sha256.clone())
+        .map(|package| package.sha256.to_string())
         .collect();
     let trees = loaded
         .graph

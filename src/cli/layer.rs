@@ -264,9 +264,7 @@ impl ExportArgs {
             .digest
             .zip(converted.sha256)
             .expect("BUG: asked for");
-        draft
-            .publish(digest.0, &sha256.to_string(), 0o644)
-            .map_err(write)?;
+        draft.publish(digest.0, sha256, 0o644).map_err(write)?;
         drop(wait);
         ui::message(&format!(
             "wrote {} ({})",

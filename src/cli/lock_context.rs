@@ -9,6 +9,7 @@ use impasto_stages::package_set::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::lease::Lease;
 use impasto_store::meter::Meter;
+use impasto_store::sha256::Sha256;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
@@ -20,7 +21,7 @@ use crate::debian::packages::places::{PackageSources, SNAPSHOT_VARIABLE};
 use crate::engine::graph::{NodeId, NodeMap, Selection};
 use crate::engine::locking::{self, Choice, LockState, Renewal};
 use crate::lock::{self, LockEntry, LockFile, TOOLBOX};
-use crate::sandbox::Sandbox;
+use crate::sandbox::SandboxSetup;
 use crate::ui;
 
 /// What settling needs of this host.
@@ -28,7 +29,7 @@ pub(crate) struct LockContext<'a> {
     pub(crate) session: &'a Session,
     pub(crate) store: &'a Store,
     pub(crate) choice: MirrorChoice,
-    pub(crate) sandbox: Result<Arc<dyn Sandbox>, String>,
+    pub(crate) sandbox: SandboxSetup,
     /// Read when something is to be asked of them: a build of nothing does not ask.
     mirrors: OnceLock<Result<Mirrors, MirrorError>>,
     /// Keeps the collector off indexes and package files that come.
@@ -42,7 +43,7 @@ impl<'a> LockContext<'a> {
         session: &'a Session,
         store: &'a Store,
         choice: MirrorChoice,
-        sandbox: Result<Arc<dyn Sandbox>, String>,
+        sandbox: SandboxSetup,
     ) -> Self {
         let (mirrors, lease, metered) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         LockContext {
@@ -73,7 +74,7 @@ impl<'a> LockContext<'a> {
     fn fetcher_of(
         &self,
         dir: &Path,
-        wanted: impl FnOnce(&PackageSources<'_>) -> HashMap<String, PackageDownload>,
+        wanted: impl FnOnce(&PackageSources<'_>) -> HashMap<Sha256, PackageDownload>,
     ) -> Fetcher {
         let snapshot = self
             .session
@@ -114,7 +115,7 @@ impl<'a> LockContext<'a> {
         Ok(Apt::new(
             store,
             mirrors,
-            &self.sandbox,
+            &self.sandbox.sandbox,
             self.session.host.now(),
             Box::new(get),
         ))

@@ -41,8 +41,10 @@ mod version;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Instant;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
@@ -50,7 +52,7 @@ use crate::base::host::Host;
 use crate::base::human;
 use crate::base::interrupt::{self, Interrupt};
 use crate::cli::settings::Settings;
-use crate::sandbox::GuestEnvironment;
+use crate::sandbox::{GuestEnvironment, SandboxKind};
 use crate::ui;
 
 use error::CliError;
@@ -148,13 +150,38 @@ pub(crate) struct RunArgs {
     keep_going: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum SandboxChoice {
     #[default]
-    /// The best one that works here
     Auto,
-    /// Namespaces of this host's kernel; needs root
-    Namespace,
+    Kind(SandboxKind),
+}
+
+impl SandboxChoice {
+    pub(crate) fn kind(self) -> SandboxKind {
+        match self {
+            SandboxChoice::Auto => SandboxKind::ALL[0],
+            SandboxChoice::Kind(kind) => kind,
+        }
+    }
+}
+
+/// Derived it would name every sandbox once more.
+impl ValueEnum for SandboxChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<SandboxChoice>> = LazyLock::new(|| {
+            let kinds = SandboxKind::ALL.map(SandboxChoice::Kind);
+            std::iter::once(SandboxChoice::Auto).chain(kinds).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            SandboxChoice::Auto => PossibleValue::new("auto").help("The best one that works here"),
+            SandboxChoice::Kind(kind) => PossibleValue::new(kind.name()).help(kind.summary()),
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]

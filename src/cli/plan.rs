@@ -164,14 +164,14 @@ fn cost(
         .flat_map(|entry| &entry.packages);
     let mut here: BTreeSet<_> = entries
         .filter(|package| package.archive.is_none())
-        .map(|package| package.sha256.as_str())
+        .map(|package| package.sha256)
         .collect();
     for package in graph
         .package_sets(open.iter().copied())
         .iter()
         .flat_map(|set| &set.install)
     {
-        if here.insert(&package.sha256) && files::find(store, &package.sha256)?.is_none() {
+        if here.insert(package.sha256) && files::find(store, package.sha256)?.is_none() {
             cost.download_bytes += package.size;
         }
     }

@@ -42,7 +42,7 @@ impl Update {
             open && loaded.graph.node(*id).lowered.request.is_some()
         };
         if loaded.graph.ids().any(|id| asks_apt(&id)) {
-            session.demand_root("an update runs apt")?;
+            session.demand_sandbox("an update runs apt")?;
         }
         let prune = gone || (loaded.selectors().is_empty() && self.recipe.only.is_empty());
         let mirrors = session.mirrors(self.mirror.as_deref())?;

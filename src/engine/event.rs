@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use impasto_store::sha256::Sha256;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -144,7 +145,8 @@ pub enum EventKind {
         /// Its length in bytes.
         bytes: u64,
         /// Its SHA-256, in hexadecimal.
-        sha256: String,
+        #[schemars(with = "String")]
+        sha256: Sha256,
         /// Whether it had to be written.
         written: bool,
     },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot};
 use impasto_stages::package_set::PackageSet;
-use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, StageContext, Value};
+use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, Value};
 use impasto_store::digest::NodeDigest;
 use impasto_store::key::{self, Atom, Describe, Sink};
 use petgraph::algo::toposort;
@@ -169,11 +169,6 @@ impl Describe for Definition<'_> {
 impl Graph {
     /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles.
     pub fn new(recipe: &Recipe, registry: &Registry) -> Graph {
-        Graph::with_tags(recipe, registry, &[])
-    }
-
-    /// The same; of tests, only the checks with one of these tags, where there are any.
-    pub fn with_tags(recipe: &Recipe, registry: &Registry, tags: &[String]) -> Graph {
         let mut graph = Graph {
             nodes: NodeMap::new(),
             images: Vec::new(),
@@ -224,13 +219,8 @@ impl Graph {
                     let root = from
                         .cloned()
                         .unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
-                    let context = StageContext {
-                        name: stage.name.to_string(),
-                        source_date_epoch: recipe.source_date_epoch,
-                        root: root.clone(),
-                        tags: tags.to_vec(),
-                    };
-                    let lowered = (kind.lower)(&stage.params, &context);
+                    let mut lowered = stage.lowered.clone();
+                    lowered.set_root(&root);
                     graph.nodes.push(Node {
                         stage: stage.name.clone(),
                         kind,
@@ -243,7 +233,7 @@ impl Graph {
                         parents,
                         root,
                         cutoff: kind.cutoff(&stage.params).unwrap_or(recipe.cutoff),
-                        lowered: lowered.expect("BUG: the recipe let wrong parameters pass"),
+                        lowered,
                     })
                 });
                 graph.nodes[id].combinations.push(place as u32);

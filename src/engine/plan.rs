@@ -201,17 +201,21 @@ pub struct Planner<'a> {
     locks: &'a NodeMap<LockState>,
     /// Nodes that run even where their results are known.
     rebuild: NodeMap<bool>,
+    /// How strongly the sandbox isolates in which it would run.
+    isolation: Isolation,
     /// What the units of each node came to, made or found, as far as that is known.
     in_use: NodeMap<Vec<(ActionDigest, ClaimId)>>,
 }
 
 impl<'a> Planner<'a> {
-    /// A planner over a recipe's graph. `locks` is what the recipe's lock has for each node.
+    /// A planner over a recipe's graph. `locks` is what the recipe's lock has for each node; `isolation` is how strongly the
+    /// sandbox isolates in which Actions of sandboxes would run.
     pub fn new(
         recipe: &Recipe,
         graph: &'a Graph,
         locks: &'a NodeMap<LockState>,
         store: &'a Store,
+        isolation: Isolation,
     ) -> Self {
         Planner {
             graph,
@@ -220,6 +224,7 @@ impl<'a> Planner<'a> {
             history: History::new(RecipeState::new(store, recipe)),
             locks,
             rebuild: NodeMap::filled(false, graph.len()),
+            isolation,
             in_use: NodeMap::filled(Vec::new(), graph.len()),
         }
     }
@@ -539,7 +544,7 @@ impl<'a> Planner<'a> {
         }
         let last = || self.history_of(id, units.done());
         let mut claims = self.store.lookup(&digest)?;
-        let asked = TrustPolicy::of(action, inherited);
+        let asked = TrustPolicy::of(action, inherited, self.isolation);
         let refused = claims.iter().find_map(|claim| asked.rejection(claim));
         claims.retain(|claim| asked.rejection(claim).is_none());
         // The one that is remembered for the node, else the strongest isolation, else the smallest id: see "Which claim is
@@ -605,16 +610,19 @@ pub struct TrustPolicy {
 
 impl TrustPolicy {
     /// What carrying out an Action over inputs with these caveats would give.
-    pub fn of(action: &Action<Bound>, inherited: &BTreeSet<Caveat>) -> Self {
+    /// `sandbox` is how strongly the one isolates in which it would be carried out.
+    pub fn of(action: &Action<Bound>, inherited: &BTreeSet<Caveat>, sandbox: Isolation) -> Self {
         let isolation = match (action.executor, action.sandbox) {
             (Executor::Host, _) => Isolation::Host,
             (Executor::Sandbox(_), SandboxRequirement::Vm) | (Executor::Machine, _) => {
                 Isolation::Vm
             }
-            (Executor::Sandbox(_), _) => Isolation::Namespace,
+            (Executor::Sandbox(_), _) => sandbox,
         };
         let unlocked = action.is_unlocked().then_some(Caveat::Unlocked);
-        let weak = action.privileged.then_some(Caveat::WeakIsolation);
+        // As a job marks what it makes.
+        let weak = isolation == Isolation::Weak || action.privileged;
+        let weak = weak.then_some(Caveat::WeakIsolation);
         TrustPolicy {
             isolation,
             caveats: inherited

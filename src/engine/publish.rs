@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use impasto_store::Owner;
 use impasto_store::digest::Digest;
 use impasto_store::holder::{FOREIGN_SECS, Holder};
+use impasto_store::sha256::Sha256;
 use tempfile::NamedTempFile;
 
 use crate::base::bounded;
@@ -60,7 +61,7 @@ pub fn is_current(target: &Target, hit: &Hit, written: Option<&FileMemory>) -> b
     let Some(known) = written else { return false };
     is_unchanged(&target.path, &file.content.digest(), known)
         && bounded::read(checksum_path(&target.path), bounded::LINES)
-            .is_ok_and(|line| line == checksum_line(&target.path, &known.sha256).as_bytes())
+            .is_ok_and(|line| line == checksum_line(&target.path, known.sha256).as_bytes())
 }
 
 /// Whether a file is as it was written, and was made of this.
@@ -134,7 +135,7 @@ impl Draft {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn seal(self, content: Digest, sha256: &str, mode: u32) -> io::Result<SealedDraft> {
+    pub fn seal(self, content: Digest, sha256: Sha256, mode: u32) -> io::Result<SealedDraft> {
         let file = self.temp.as_file();
         file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
         file.sync_all()?;
@@ -143,7 +144,7 @@ impl Draft {
             path: self.path,
             owner: self.owner,
             content,
-            sha256: sha256.to_owned(),
+            sha256,
         })
     }
 
@@ -151,7 +152,7 @@ impl Draft {
     ///
     /// # Errors
     /// One of them cannot be written.
-    pub fn publish(self, content: Digest, sha256: &str, mode: u32) -> io::Result<Published> {
+    pub fn publish(self, content: Digest, sha256: Sha256, mode: u32) -> io::Result<Published> {
         self.seal(content, sha256, mode)?.publish()
     }
 }
@@ -163,7 +164,7 @@ pub struct SealedDraft {
     path: PathBuf,
     owner: Owner,
     content: Digest,
-    sha256: String,
+    sha256: Sha256,
 }
 
 impl SealedDraft {
@@ -172,8 +173,8 @@ impl SealedDraft {
         &self.path
     }
 
-    pub fn sha256(&self) -> &str {
-        &self.sha256
+    pub fn sha256(&self) -> Sha256 {
+        self.sha256
     }
 
     /// Its length in bytes.
@@ -191,7 +192,7 @@ impl SealedDraft {
     pub fn publish(self) -> io::Result<Published> {
         let dir = self.path.parent().unwrap_or(Path::new("/")).to_owned();
         let mut checksum = part(&dir, &self.owner)?;
-        checksum.write_all(checksum_line(&self.path, &self.sha256).as_bytes())?;
+        checksum.write_all(checksum_line(&self.path, self.sha256).as_bytes())?;
         checksum
             .as_file()
             .set_permissions(std::fs::Permissions::from_mode(0o644))?;
@@ -288,7 +289,7 @@ fn checksum_path(path: &Path) -> PathBuf {
 }
 
 /// The line that `sha256sum -c` reads.
-fn checksum_line(path: &Path, sha256: &str) -> String {
+fn checksum_line(path: &Path, sha256: Sha256) -> String {
     format!(
         "{sha256}  {}\n",
         path.file_name().unwrap_or_default().to_string_lossy()

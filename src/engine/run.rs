@@ -30,9 +30,10 @@ use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, TaskState};
-use crate::sandbox::Sandbox;
+use crate::net::Proxies;
+use crate::sandbox::SandboxSetup;
 
-pub use images::{Description, FileFacts, HeldImage, ImageFacts, ImageGate, ImageRefusal};
+pub use images::{Description, HeldImage, ImageFacts, ImageGate, ImageRefusal, TargetFacts};
 
 /// What a run is told beside its plan.
 pub struct RunConfig<'a> {
@@ -47,10 +48,12 @@ pub struct RunConfig<'a> {
     pub images: Vec<HeldImage>,
     /// What decides whether they do.
     pub gate: Option<&'a dyn ImageGate>,
-    /// Where Actions with a sandbox run; why they cannot, where they cannot.
-    pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// Where Actions with a sandbox run, and what their steps see there.
+    pub sandbox: SandboxSetup,
     /// Makes what gets package files; asked where something is to run.
     pub packages: &'a dyn Fn() -> Fetcher,
+    /// The proxies of this host; asked where something is fetched.
+    pub proxies: Arc<dyn Fn() -> Proxies + Send + Sync>,
     /// Where reports of tests that failed go, and how messages call that, with a `/` at its end.
     pub reports: (PathBuf, String),
     /// Seconds since 1970, for records.
@@ -414,7 +417,7 @@ impl<'a> Engine<'a> {
     fn finish_cached(&mut self, id: NodeId) {
         for target in self.config.targets.get(&id).into_iter().flatten() {
             if let Some(file) = self.planner.published(&target.path) {
-                let (bytes, sha256) = (file.size, file.sha256.clone());
+                let (bytes, sha256) = (file.size, file.sha256);
                 let event = EventKind::Published {
                     path: target.path.clone(),
                     bytes,

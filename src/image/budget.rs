@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use impasto_stages::print_duration;
 
-use super::{Subject, parent};
+use super::{Candidate, parent};
 use crate::base::human;
 use crate::engine::graph::NodeId;
 use crate::engine::run::ImageRefusal;
@@ -17,7 +17,7 @@ use crate::inspect::diff::mounts::Mounts;
 const NAMED: usize = 3;
 
 /// Checks an image's budget; gives warnings about stages that took too long before.
-pub(super) fn check(subject: &Subject<'_, '_>) -> Result<Vec<String>, ImageRefusal> {
+pub(super) fn check(subject: &Candidate<'_, '_>) -> Result<Vec<String>, ImageRefusal> {
     files(subject)?;
     packages(subject)?;
     times(subject)
@@ -30,7 +30,7 @@ fn over(what: &str, is: &str, limit: &str, help: Option<String>) -> ImageRefusal
     }
 }
 
-fn files(subject: &Subject<'_, '_>) -> Result<(), ImageRefusal> {
+fn files(subject: &Candidate<'_, '_>) -> Result<(), ImageRefusal> {
     let budget = &subject.node.text.budget;
     let files = &subject.facts.files;
     for (name, limit) in &budget.files {
@@ -60,7 +60,7 @@ fn files(subject: &Subject<'_, '_>) -> Result<(), ImageRefusal> {
     }
 }
 
-fn packages(subject: &Subject<'_, '_>) -> Result<(), ImageRefusal> {
+fn packages(subject: &Candidate<'_, '_>) -> Result<(), ImageRefusal> {
     let Some(limit) = subject.node.text.budget.packages else {
         return Ok(());
     };
@@ -101,7 +101,7 @@ fn packages(subject: &Subject<'_, '_>) -> Result<(), ImageRefusal> {
 }
 
 /// The nodes whose disks lie under the image's first disk, and that one, the bottom first.
-fn chain(subject: &Subject<'_, '_>) -> Vec<NodeId> {
+fn chain(subject: &Candidate<'_, '_>) -> Vec<NodeId> {
     let mut chain: Vec<_> = std::iter::successors(subject.disks().first().copied(), |id| {
         parent(subject.gate.graph, *id)
     })
@@ -111,7 +111,7 @@ fn chain(subject: &Subject<'_, '_>) -> Vec<NodeId> {
 }
 
 /// Which stages and packages brought the bytes of its first disk.
-fn brought(subject: &Subject<'_, '_>) -> Result<Option<String>, ImageRefusal> {
+fn brought(subject: &Candidate<'_, '_>) -> Result<Option<String>, ImageRefusal> {
     let mut trees = Vec::new();
     for id in chain(subject) {
         if let Some(tree) = subject.tree(id)? {
@@ -157,7 +157,7 @@ fn brought(subject: &Subject<'_, '_>) -> Result<Option<String>, ImageRefusal> {
 }
 
 /// Times: of what ran now; of stages that were cached it is only said that they took too long.
-fn times(subject: &Subject<'_, '_>) -> Result<Vec<String>, ImageRefusal> {
+fn times(subject: &Candidate<'_, '_>) -> Result<Vec<String>, ImageRefusal> {
     let budget = &subject.node.text.budget;
     let graph = subject.gate.graph;
     let mut warnings = Vec::new();

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use impasto_stages::action::Step;
-use sha2::{Digest as _, Sha256};
+use impasto_store::sha256::Sha256;
 
 use super::has_directory;
 use crate::engine::graph::{Graph, ImageNode, ImagePart, NodeId};
 use crate::engine::run::ImageFacts;
-use crate::recipe::{Image, Layout};
+use crate::recipe::{Image, ImageLayout};
 
 /// The extension of a file that a stage makes, if it has a form of its own.
 pub fn extension(graph: &Graph, id: NodeId) -> Option<&'static str> {
@@ -32,8 +32,8 @@ pub fn path(graph: &Graph, image: &ImageNode, part: &ImagePart, out: &Path) -> P
     match (&part.file, extension(graph, part.node)) {
         (None, Some(extension)) => {
             let dir = match image.text.layout {
-                Layout::Directory => &dir,
-                Layout::Standard | Layout::Flat => out,
+                ImageLayout::Directory => &dir,
+                ImageLayout::Standard | ImageLayout::Flat => out,
             };
             dir.join(format!("{}.{extension}", image.name))
         }
@@ -57,7 +57,7 @@ fn directory(image: &ImageNode, out: &Path) -> PathBuf {
 
 /// The sums of an image's files.
 #[derive(Debug)]
-pub(super) struct Sums(BTreeMap<PathBuf, String>);
+pub(super) struct Sums(BTreeMap<PathBuf, Sha256>);
 
 /// The sums of its files so far; none where no file of sums is wanted.
 pub(super) fn sums(image: &Image, files: &[PathBuf], facts: &ImageFacts<'_>) -> Sums {
@@ -65,21 +65,20 @@ pub(super) fn sums(image: &Image, files: &[PathBuf], facts: &ImageFacts<'_>) -> 
     let wanted = known.filter(|_| image.checksums.is_some());
     Sums(
         wanted
-            .map(|file| (file.path.clone(), file.sha256.clone()))
+            .map(|file| (file.path.clone(), file.sha256))
             .collect(),
     )
 }
 
 impl Sums {
     pub(super) fn add(&mut self, path: &Path, bytes: &[u8]) {
-        let sum = format!("{:x}", Sha256::digest(bytes));
-        self.0.insert(path.to_owned(), sum);
+        self.0.insert(path.to_owned(), Sha256::of(bytes));
     }
 
     /// Lines that `sha256sum -c` reads in the directory of this file.
     pub(super) fn text(&self, at: &Path) -> String {
         let dir = at.parent().unwrap_or(Path::new("/"));
-        let line = |(path, sum): (&PathBuf, &String)| {
+        let line = |(path, sum): (&PathBuf, &Sha256)| {
             format!("{sum}  {}\n", relative(path, dir).display())
         };
         self.0.iter().map(line).collect()

@@ -8,7 +8,7 @@ use std::path::Path;
 use impasto_store::digest::BlobDigest;
 use serde_json::{Map, Value, json};
 
-use super::{Subject, layout};
+use super::{Candidate, layout};
 use crate::engine::graph::NodeId;
 use crate::engine::run::ImageRefusal;
 use crate::recipe::Recipe;
@@ -28,7 +28,7 @@ pub(super) fn recipe_digest(recipe: &Recipe) -> String {
 
 /// The manifest that is written to a path, with what files of metadata say: JSON, or lines where that ends in `.txt`.
 pub(super) fn write(
-    subject: &Subject<'_, '_>,
+    subject: &Candidate<'_, '_>,
     metadata: &Map<String, Value>,
     path: &Path,
 ) -> Result<String, ImageRefusal> {
@@ -43,7 +43,7 @@ pub(super) fn write(
 
 /// The manifest; files are called from `dir`.
 fn document(
-    subject: &Subject<'_, '_>,
+    subject: &Candidate<'_, '_>,
     metadata: &Map<String, Value>,
     dir: &Path,
 ) -> Result<Value, ImageRefusal> {
@@ -91,7 +91,7 @@ fn document(
     }))
 }
 
-fn stage(subject: &Subject<'_, '_>, id: NodeId) -> Value {
+fn stage(subject: &Candidate<'_, '_>, id: NodeId) -> Value {
     let (node, hit) = (subject.gate.graph.node(id), subject.hit(id));
     let files: Map<String, Value> = (hit.result.files.iter())
         .map(|(name, file)| (name.clone(), file.content.digest().to_string().into()))

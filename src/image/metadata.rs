@@ -5,14 +5,14 @@ use std::io::Read;
 
 use serde_json::{Map, Value};
 
-use super::Subject;
+use super::Candidate;
 use crate::base::human;
 use crate::engine::run::ImageRefusal;
 
 /// Longest file that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-impl Subject<'_, '_> {
+impl Candidate<'_, '_> {
     /// What the image's files of metadata say, by their names.
     pub(super) fn metadata(&self) -> Result<Map<String, Value>, ImageRefusal> {
         let mut all = Map::new();

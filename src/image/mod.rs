@@ -29,7 +29,7 @@ use crate::engine::run::{Description, ImageFacts, ImageGate, ImageRefusal};
 use crate::inspect::diff::contents::OnDisk;
 use crate::inspect::sbom::{self, Bill, cyclonedx, spdx};
 use crate::lock::LockFile;
-use crate::recipe::{Layout, Recipe};
+use crate::recipe::{ImageLayout, Recipe};
 
 pub use origins::origins;
 
@@ -47,7 +47,7 @@ pub struct Gate<'a> {
 }
 
 /// One image that is decided.
-struct Subject<'a, 'f> {
+struct Candidate<'a, 'f> {
     gate: &'a Gate<'a>,
     node: &'a ImageNode,
     facts: &'a ImageFacts<'f>,
@@ -106,8 +106,8 @@ impl ImageGate for Gate<'_> {
 }
 
 impl Gate<'_> {
-    fn subject<'a, 'f>(&'a self, facts: &'a ImageFacts<'f>) -> Subject<'a, 'f> {
-        Subject {
+    fn subject<'a, 'f>(&'a self, facts: &'a ImageFacts<'f>) -> Candidate<'a, 'f> {
+        Candidate {
             gate: self,
             node: &self.graph.images()[facts.image.place],
             facts,
@@ -116,7 +116,7 @@ impl Gate<'_> {
     }
 }
 
-impl Subject<'_, '_> {
+impl Candidate<'_, '_> {
     fn refuse(error: impl Into<String>) -> ImageRefusal {
         let error = error.into();
         ImageRefusal { error, help: None }
@@ -258,6 +258,6 @@ pub fn converts(graph: &Graph, id: NodeId) -> bool {
 }
 
 /// Whether an image's own files lie in a directory of its own.
-fn has_directory(layout: Layout) -> bool {
-    layout != Layout::Flat
+fn has_directory(layout: ImageLayout) -> bool {
+    layout != ImageLayout::Flat
 }

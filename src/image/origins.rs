@@ -21,7 +21,7 @@ pub fn origins(graph: &Graph, lock: &LockFile, locks: &NodeMap<LockState>, id: N
                 package.version.clone(),
                 package.architecture.clone(),
             );
-            let (place, sha256) = (package.archive.as_deref(), Some(package.sha256.clone()));
+            let (place, sha256) = (package.archive.as_deref(), Some(package.sha256));
             // Which mirror of the host's was asked says nothing about the image.
             let archive = place.map(|name| {
                 repository(graph, id, name).map_or(name.to_owned(), |at| at.to_string())

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use impasto_stages::package_set::{LockedPackage, PackageName, PackageSet};
+use impasto_store::sha256::Sha256;
 use serde::Deserialize;
 
 /// The version of the format.
@@ -81,7 +82,7 @@ pub struct LockEntry {
 }
 
 /// An archive as it was when it was asked.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockArchive {
     /// How packages name it.
@@ -89,14 +90,14 @@ pub struct LockArchive {
     /// Its own date, in UTC (RFC 3339).
     pub date: String,
     /// SHA-256 of its signed list of indexes.
-    pub release: String,
+    pub release: Sha256,
     /// Whether it was believed without a signature.
     #[serde(default)]
     pub trusted: bool,
 }
 
 /// A package file, and where it was had.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockPackage {
     pub name: String,
@@ -108,8 +109,7 @@ pub struct LockPackage {
     /// What the package says it takes when it is installed, in KiB; none where it does not say, or the lock is older.
     #[serde(default)]
     pub installed: Option<u64>,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// The archive's name; none for a file of the user's.
     #[serde(default)]
     pub archive: Option<String>,
@@ -319,7 +319,7 @@ impl LockEntry {
             name: package.name.clone(),
             architecture: package.architecture.clone(),
             version: package.version.clone(),
-            sha256: package.sha256.clone(),
+            sha256: package.sha256,
             size: package.size,
         });
         let remove = self.removed.iter().map(|package| PackageName {
@@ -387,10 +387,10 @@ impl fmt::Display for LockEntry {
             } in archives
             {
                 let trusted = if *trusted { ", trusted = true" } else { "" };
-                let (name, date, release) = (quoted(name), quoted(date), quoted(release));
+                let (name, date) = (quoted(name), quoted(date));
                 writeln!(
                     f,
-                    "  {{ name = {name}, date = {date}, release = {release}{trusted} }},"
+                    "  {{ name = {name}, date = {date}, release = \"{release}\"{trusted} }},"
                 )?;
             }
             writeln!(f, "]")?;
@@ -415,12 +415,11 @@ impl fmt::Display for LockEntry {
                     format!("installed = {installed}, ")
                 });
                 let (name, version) = (quoted(name), quoted(version));
-                let (architecture, sha256, path) =
-                    (quoted(architecture), quoted(sha256), quoted(path));
+                let (architecture, path) = (quoted(architecture), quoted(path));
                 writeln!(
                     f,
                     "  {{ name = {name}, version = {version}, architecture = {architecture}, size = {size}, \
-                     {installed}sha256 = {sha256}, {archive}path = {path} }},"
+                     {installed}sha256 = \"{sha256}\", {archive}path = {path} }},"
                 )?;
             }
             writeln!(f, "]")?;

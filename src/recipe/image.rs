@@ -14,7 +14,7 @@ use super::diagnostic::{Diagnostic, Span};
 use super::eval::{Evaluator, Failed};
 use super::expr::{Expr, ExprNode};
 use super::lower::{Allowed, Lowering};
-use super::model::{Budget, Image, ImageFile, Layout};
+use super::model::{Image, ImageBudget, ImageFile, ImageLayout};
 use super::stage::{Common, LoweredAttr, STAGE_BYTES, STAGE_STEPS, axes};
 
 /// An image's text, ready to be evaluated.
@@ -124,9 +124,9 @@ impl Common<'_> {
             failed: text.broken,
         };
         let files = reader.files(text.attr("files")?);
-        let layout = reader.value("layout", &Type::OneOf(Layout::NAMES));
-        let layout = layout.map_or(Layout::Standard, |layout| {
-            Layout::named(layout.as_str().unwrap_or_default())
+        let layout = reader.value("layout", &Type::OneOf(ImageLayout::NAMES));
+        let layout = layout.map_or(ImageLayout::Standard, |layout| {
+            ImageLayout::named(layout.as_str().unwrap_or_default())
         });
         let tags = reader.value("tags", &Type::Map(&Type::Text));
         let checksums = reader.described("checksums", &[]);
@@ -139,7 +139,7 @@ impl Common<'_> {
             metadata: reader.metadata(),
             requires: reader.requires(),
             manifest: reader.described("manifest", &[".json", ".txt"]),
-            checksums: checksums.or((layout == Layout::Directory).then(|| SUMS.to_owned())),
+            checksums: checksums.or((layout == ImageLayout::Directory).then(|| SUMS.to_owned())),
             sbom: reader.sbom(),
             budget: reader.budget(),
             span: text.head,
@@ -402,14 +402,14 @@ impl Reader<'_, '_> {
         all
     }
 
-    fn budget(&mut self) -> Budget {
+    fn budget(&mut self) -> ImageBudget {
         let Some(value) = self.value("budget", &Type::Object(&BUDGET)) else {
-            return Budget::default();
+            return ImageBudget::default();
         };
         let Data::Object(limits) = value.data else {
-            return Budget::default();
+            return ImageBudget::default();
         };
-        let mut budget = Budget::default();
+        let mut budget = ImageBudget::default();
         for (name, limit) in limits.into_inner() {
             let time = |value: &Value| parse_duration(value.as_str().unwrap_or_default());
             match (name.as_str(), &limit.data) {

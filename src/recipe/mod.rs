@@ -44,5 +44,5 @@ pub use diagnostic::{Diagnostic, Diagnostics, Label, Lack, Severity, Sources, Sp
 pub use fmt::format;
 pub use functions::{Function, reference};
 pub use load::{LoadRequest, load, parse_bytes, recipe_files};
-pub use model::{Axis, Budget, Combination, Image, ImageFile, Layout, Recipe, Stage};
+pub use model::{Axis, Combination, Image, ImageBudget, ImageFile, ImageLayout, Recipe, Stage};
 pub use outline::{Outline, outline};

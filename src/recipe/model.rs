@@ -9,7 +9,7 @@ use std::time::Duration;
 #[cfg(doc)]
 use impasto_stages::Data;
 use impasto_stages::action::Cutoff;
-use impasto_stages::{Params, Value};
+use impasto_stages::{Lowered, Params, Value};
 
 use super::diagnostic::{Diagnostics, Sources, Span};
 use crate::recipe::scope::Scope;
@@ -71,6 +71,8 @@ pub struct Stage {
     pub kind: Arc<str>,
     /// Its parameters, without `when`.
     pub params: Params,
+    /// What its kind makes of them.
+    pub lowered: Lowered,
     /// The block's head in the text.
     pub span: Span,
 }
@@ -83,7 +85,7 @@ pub struct Image {
     /// Its evaluated name: what its files are called.
     pub name: String,
     pub files: Vec<ImageFile>,
-    pub layout: Layout,
+    pub layout: ImageLayout,
     pub tags: BTreeMap<String, String>,
     /// Files that are read for the manifest, by the name that they get there.
     pub metadata: Vec<(String, Value)>,
@@ -93,7 +95,7 @@ pub struct Image {
     pub manifest: Option<String>,
     pub checksums: Option<String>,
     pub sbom: Vec<String>,
-    pub budget: Budget,
+    pub budget: ImageBudget,
     /// The block's head in the text.
     pub span: Span,
 }
@@ -109,7 +111,7 @@ pub struct ImageFile {
 
 /// Where an image's files go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Layout {
+pub enum ImageLayout {
     /// Disks as `NAME.EXT`, all else in the directory `NAME`.
     #[default]
     Standard,
@@ -119,23 +121,23 @@ pub enum Layout {
     Directory,
 }
 
-impl Layout {
+impl ImageLayout {
     /// All of them, as recipes call them.
     pub const NAMES: &'static [&'static str] = &["standard", "flat", "directory"];
 
-    /// The layout of a name of [`Layout::NAMES`].
-    pub(super) fn named(name: &str) -> Layout {
+    /// The layout of a name of [`ImageLayout::NAMES`].
+    pub(super) fn named(name: &str) -> ImageLayout {
         match name {
-            "flat" => Layout::Flat,
-            "directory" => Layout::Directory,
-            _ => Layout::Standard,
+            "flat" => ImageLayout::Flat,
+            "directory" => ImageLayout::Directory,
+            _ => ImageLayout::Standard,
         }
     }
 }
 
 /// What an image may cost at most. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Budget {
+pub struct ImageBudget {
     /// All files together.
     pub size: Option<u64>,
     /// Single files, by their names.
@@ -156,7 +158,7 @@ impl Image {
         self.requires.is_empty()
             && self.metadata.is_empty()
             && self.described().next().is_none()
-            && self.budget == Budget::default()
+            && self.budget == ImageBudget::default()
     }
 
     /// The names of the files that describe it.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use impasto_stages::{Data, Kind, Params, Registry, StageContext};
+use impasto_stages::{Data, Kind, Lowered, Params, Registry, StageContext};
 
 use super::check::{Check, Reference, way};
 use super::collect::{Attr, Decl};
@@ -232,13 +232,18 @@ impl Common<'_> {
             }
         }
         let references = check.references;
-        if failed || self.lower(text, kind, &params, eval).is_err() {
+        let lowered = match failed {
+            true => Err(Failed),
+            false => self.lower(text, kind, &params, eval),
+        };
+        let Ok(lowered) = lowered else {
             return StageState::Failed(references.into());
-        }
+        };
         let stage = Stage {
             name: text.name.clone(),
             kind: text.kind_name.clone(),
             params,
+            lowered,
             span: text.head,
         };
         StageState::Ready(Arc::new(Built {
@@ -247,21 +252,23 @@ impl Common<'_> {
         }))
     }
 
-    /// Lets the kind say what is wrong with the parameters beyond their types.
+    /// Lets the kind say what it makes of the parameters, or what is wrong with them beyond their types.
     fn lower(
         &self,
         text: &StageText,
         kind: &Kind,
         params: &Params,
         eval: &mut Evaluator,
-    ) -> Result<(), Failed> {
+    ) -> Result<Lowered, Failed> {
         let context = StageContext {
             name: text.name.to_string(),
             source_date_epoch: self.source_date_epoch,
-            ..StageContext::default()
+            sandboxes: self.registry.sandboxes().to_vec(),
+            tags: self.registry.tags().to_vec(),
         };
-        let Err(errors) = (kind.lower)(params, &context) else {
-            return Ok(());
+        let errors = match (kind.lower)(params, &context) {
+            Ok(lowered) => return Ok(lowered),
+            Err(errors) => errors,
         };
         for error in errors {
             let param = error

@@ -128,7 +128,7 @@ impl SummaryPage {
                     "| {} | {was} | {} | {} |\n",
                     cell(&path),
                     bytes(*size),
-                    cell(sha256)
+                    cell(&sha256.to_string())
                 ));
             }
             EventKind::RunFinished {
@@ -317,7 +317,7 @@ mod tests {
         summary.event(&EventKind::Published {
             path: "/home/me/out/web`x`.qcow2".into(),
             bytes: 226_000_000,
-            sha256: "0123456789abcdef".repeat(4),
+            sha256: "0123456789abcdef".repeat(4).parse().unwrap(),
             written: true,
         });
         summary.event(&EventKind::RunFinished {

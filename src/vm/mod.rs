@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use impasto_store::chain::open_file_path;
 use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
 
+use crate::base::io::IoError;
 use crate::disk::image::{self, ForeignFormat, ImageKind};
 
 pub use command::{Accel, Backing, Console, DirectKernel, Firmware, MachineDisk, Network, Spec};
@@ -98,12 +99,8 @@ pub enum VmError {
     /// A socket whose path is longer than the kernel takes (unix(7): 108 bytes with the zero at the end).
     #[error("`{}` is too long for a socket: at most 107 bytes", path.display())]
     LongSocket { path: PathBuf },
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     #[error("{QEMU} exited with {status}{}", if .words.is_empty() { String::new() } else { format!(": {words}") })]
     Failed {
         status: std::process::ExitStatus,
@@ -133,12 +130,8 @@ impl VmError {
         }
     }
 
-    pub(crate) fn io(
-        verb: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| VmError::Io { verb, path, source }
+    pub(crate) fn io(verb: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        IoError::at(verb, path)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use impasto_store::digest::{ActionDigest, ContentDigest};
 use impasto_store::key::{self, Atom, Describe, Field, Sink, field};
+use impasto_store::sha256::Sha256;
 
 use crate::bootstrap::BootstrapSpec;
 use crate::disk::DiskSpec;
@@ -183,6 +184,17 @@ pub enum SandboxRequirement {
     Vm,
 }
 
+impl SandboxRequirement {
+    /// As recipes and sandboxes call it; none for any.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            SandboxRequirement::Any => None,
+            SandboxRequirement::Namespace => Some("namespace"),
+            SandboxRequirement::Vm => Some("vm"),
+        }
+    }
+}
+
 /// One primitive of an Action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -221,8 +233,7 @@ pub enum Step {
     },
     /// Gets a file by its checksum, then does what [`Step::Import`] does.
     Fetch {
-        /// SHA-256 of the file, in hexadecimal.
-        sha256: String,
+        sha256: Sha256,
         /// What it is to become.
         as_a: ImportAs,
     },

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use impasto_store::digest::{BlobDigest, ContentDigest};
 use impasto_store::key::{self, Describe, Segment, Sink, map};
+use impasto_store::sha256::Sha256;
 
 /// The Debian name of the machine that this program is for.
 pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
@@ -20,8 +21,7 @@ pub struct LockedPackage {
     /// The machine that it is for, or `all`.
     pub architecture: String,
     pub version: String,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// Length of the file in bytes.
     pub size: u64,
 }

@@ -12,7 +12,6 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::blob::{Sha256, Sha256Writer};
 use crate::chain::{DiskReader, LocatedChunk};
 use crate::derived::DerivedKey;
 use crate::digest::BlobDigest;
@@ -22,6 +21,7 @@ use crate::hash_file::hash_range;
 use crate::layer::{ChunkLocation, Encoder, LayerRef};
 use crate::qcow2::{ChunkSource, ENCODER, Encoded, EncoderId, Writer};
 use crate::seal::compress_at;
+use crate::sha256::{Sha256, Sha256Writer};
 use crate::store::Store;
 
 /// Chunks that are worked on at once.

@@ -58,7 +58,7 @@ fn source(stanza: &Stanza<'_>) -> DebSource<'static> {
         name,
         version,
         architecture,
-        sha256,
+        sha256: sha256.parse().unwrap(),
     };
     DebSource {
         identity,

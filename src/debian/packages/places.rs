@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use impasto_stages::package_set::{LockedPackage, Repository};
+use impasto_store::sha256::Sha256;
 
 use super::fetch::{DownloadSource, PackageDownload};
 use crate::debian::mirror::{Mirror, MirrorError, Mirrors};
@@ -29,7 +30,7 @@ pub struct PackageSources<'a> {
 
 impl PackageSources<'_> {
     /// The package files of one entry, by SHA-256, which come from Debian's archives alone.
-    pub fn of_entry(&self, entry: &LockEntry) -> HashMap<String, PackageDownload> {
+    pub fn of_entry(&self, entry: &LockEntry) -> HashMap<Sha256, PackageDownload> {
         let mut wanted = HashMap::new();
         self.add(&mut wanted, entry, &|_| None);
         wanted
@@ -38,7 +39,7 @@ impl PackageSources<'_> {
     /// Adds the package files of one entry, by SHA-256. `named` finds archives beside Debian's.
     pub fn add(
         &self,
-        wanted: &mut HashMap<String, PackageDownload>,
+        wanted: &mut HashMap<Sha256, PackageDownload>,
         entry: &LockEntry,
         named: &dyn Fn(&str) -> Option<Mirror>,
     ) {
@@ -47,7 +48,7 @@ impl PackageSources<'_> {
                 name: package.name.clone(),
                 architecture: package.architecture.clone(),
                 version: package.version.clone(),
-                sha256: package.sha256.clone(),
+                sha256: package.sha256,
                 size: package.size,
             };
             let places = match &package.archive {
@@ -72,13 +73,11 @@ impl PackageSources<'_> {
                 }
             };
             let own = package.archive.is_none();
-            wanted
-                .entry(file.sha256.clone())
-                .or_insert(PackageDownload {
-                    package: file,
-                    places,
-                    own,
-                });
+            wanted.entry(file.sha256).or_insert(PackageDownload {
+                package: file,
+                places,
+                own,
+            });
         }
     }
 

@@ -34,7 +34,7 @@ fn identities(set: &PackageSet) -> Vec<DebIdentity> {
         name: package.name.clone(),
         version: package.version.clone(),
         architecture: package.architecture.clone(),
-        sha256: package.sha256.clone(),
+        sha256: package.sha256,
     };
     set.install.iter().map(identity).collect()
 }

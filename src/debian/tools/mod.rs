@@ -22,6 +22,7 @@ pub mod unpack;
 use unpack::{DebIdentity, DebSource, UnpackError, content, unpack};
 
 use crate::base::bounded;
+use crate::base::io::IoError;
 
 /// The tree, and its index, in the directory of its name.
 const ROOT: &str = "root";
@@ -40,21 +41,13 @@ pub enum ToolboxError {
     #[error(transparent)]
     Store(#[from] impasto_store::Error),
     /// A file of the tree cannot be read or written.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
 }
 
 impl ToolboxError {
     fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ToolboxError {
-        move |source| ToolboxError::Io {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
+        IoError::at(verb, path)
     }
 }
 
@@ -246,8 +239,8 @@ mod tests {
     use std::io::Read;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use impasto_store::sha256::Sha256;
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-    use sha2::{Digest as _, Sha256};
 
     use super::*;
     use crate::deb::package::tests::{deb, tarball};
@@ -277,10 +270,7 @@ mod tests {
         }
 
         fn packages(&self) -> Vec<DebSource<'_>> {
-            let sha256 = Sha256::digest(&self.deb)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let sha256 = Sha256::of(&self.deb);
             let [name, version, architecture] = ["tool", "1", "all"].map(str::to_owned);
             let open = || -> io::Result<Box<dyn Read + Send>> {
                 self.opened.fetch_add(1, Ordering::Relaxed);

@@ -9,17 +9,18 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use impasto_store::digest::{Digest, Hasher};
+use impasto_store::sha256::{Sha256, Sha256Reader};
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, utimensat};
-use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
 use crate::assemble::AssembleError;
 use crate::assemble::unpack::{Meta, Rules, unpack_by};
+use crate::base::io::IoError;
 use crate::deb::package::{Package, PackageError};
 
 /// Version of what is made of packages; part of the tree's name.
@@ -56,8 +57,8 @@ pub struct DebIdentity {
     pub version: String,
     /// Its architecture, or `all`.
     pub architecture: String,
-    /// SHA-256 of the `.deb`, in lower-case hexadecimal.
-    pub sha256: String,
+    /// That of the `.deb`.
+    pub sha256: Sha256,
 }
 
 /// Opens a `.deb` at its beginning.
@@ -75,12 +76,8 @@ pub struct DebSource<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The tree's own directories and links.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A package that cannot be read.
     #[error("the package {package} cannot be used")]
     Package {
@@ -118,11 +115,7 @@ pub enum UnpackError {
 
 impl UnpackError {
     fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnpackError {
-        move |source| UnpackError::Io {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
+        IoError::at(verb, path)
     }
 }
 
@@ -138,7 +131,7 @@ pub fn content<'a>(packages: impl IntoIterator<Item = &'a DebIdentity>) -> Diges
             &package.name,
             &package.version,
             &package.architecture,
-            &package.sha256,
+            &package.sha256.to_string(),
         ] {
             hasher
                 .update(&(text.len() as u64).to_le_bytes())
@@ -227,10 +220,7 @@ fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool
         source,
     };
     let io = |source| failed(PackageError::Read { source });
-    let mut hashed = Hashed {
-        reader: (source.open)().map_err(io)?,
-        hasher: Sha256::new(),
-    };
+    let mut hashed = Sha256Reader::new((source.open)().map_err(io)?);
     {
         let deb = Package::read(&mut hashed).map_err(failed)?;
         let fields = [
@@ -266,36 +256,16 @@ fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool
         }
     }
     io::copy(&mut hashed, &mut io::sink()).map_err(io)?;
-    let found = hashed
-        .hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
+    let found = hashed.finish();
     if found != identity.sha256 {
-        let expected = identity.sha256.clone();
         return Err(UnpackError::Other {
             package: package(),
             what: "SHA-256",
-            found,
-            expected,
+            found: found.to_string(),
+            expected: identity.sha256.to_string(),
         });
     }
     Ok(true)
-}
-
-/// Hashes what is read.
-struct Hashed {
-    reader: Box<dyn Read + Send>,
-    hasher: Sha256,
-}
-
-impl Read for Hashed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
 }
 
 /// What a decompressor hands over, as a stream.
@@ -485,10 +455,7 @@ mod tests {
     use crate::deb::package::tests::deb;
 
     fn source<'a>(name: &str, bytes: &'a [u8]) -> DebSource<'a> {
-        let sha256 = Sha256::digest(bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = Sha256::of(bytes);
         let (version, architecture) = ("1".to_owned(), "all".to_owned());
         let identity = DebIdentity {
             name: name.to_owned(),
@@ -671,7 +638,7 @@ mod tests {
             "the package other is not the locked one: its Package is a, not other"
         );
         let mut source = source("a", &a);
-        source.identity.sha256 = "0".repeat(64);
+        source.identity.sha256 = Sha256([0; 32]);
         assert!(laid_out(&[source]).unwrap_err().contains("its SHA-256 is "));
     }
 
@@ -681,7 +648,7 @@ mod tests {
             name: name.to_owned(),
             version: version.to_owned(),
             architecture: "all".to_owned(),
-            sha256: "0".repeat(64),
+            sha256: Sha256([0; 32]),
         };
         let (a, b) = (identity("a", "1"), identity("b", "1"));
         assert_eq!(content([&a, &b]), content([&b, &a, &b]));

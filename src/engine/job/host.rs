@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use impasto_stages::action::{Action, Bound, Format, ImportAs, Step};
 use impasto_store::claim::{FileContent, OutputFile, Outputs};
@@ -14,13 +14,21 @@ use impasto_store::derived::{DerivedKey, DerivedRecord, DerivedRef};
 use impasto_store::layer::DiskRef;
 use impasto_store::meter::Metered;
 use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
+use impasto_store::sha256::Sha256;
 
 use super::{Job, JobError, JobInput, JobOutput, create};
+use crate::base::bounded;
 use crate::disk::image::{self, ImageKind};
-use crate::engine::download::{FetchError, fetch};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::{Input, copy_file};
 use crate::engine::publish::Draft;
+use crate::net::{Download, DownloadCause, Downloader, Expected, Options, Place};
+
+/// A server of images may have to fetch a file itself before it sends the first byte.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Bytes of a file that is fetched, at most: a server that never ends must not fill the disk for ever.
+const MOST: u64 = 1 << 40;
 
 impl Job {
     pub(super) fn on_host(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
@@ -60,37 +68,7 @@ impl Job {
                     .into_owned();
                 self.take_in(action, file, &name, planned.mode, *as_a)
             }
-            Step::Fetch { sha256, as_a } => {
-                let scratch = self.store.scratch()?;
-                let mut file = create(&scratch.path().join("fetch"))?;
-                let url = action
-                    .hints
-                    .urls
-                    .first()
-                    .expect("BUG: nowhere to fetch from");
-                let mut before = None;
-                let timeout = action.hints.timeout;
-                let begun = Instant::now();
-                let fetched = fetch(
-                    url,
-                    sha256,
-                    &mut file,
-                    timeout,
-                    &self.context.cancel,
-                    &mut |so_far, total| {
-                        if before.is_none() {
-                            self.meter.begin("download", total);
-                        }
-                        self.meter.add(so_far - before.replace(so_far).unwrap_or(0));
-                    },
-                );
-                self.phase_was("download", begun, Instant::now());
-                fetched.map_err(|error| match error {
-                    FetchError::Cancelled => JobError::Cancelled,
-                    other => JobError::Fetch(other),
-                })?;
-                self.take_in(action, file, url, 0o644, *as_a)
-            }
+            Step::Fetch { sha256, as_a } => self.fetch(action, *sha256, *as_a),
             Step::Convert {
                 format,
                 level,
@@ -108,6 +86,68 @@ impl Job {
                 panic!("BUG: a step for a sandbox was sent to the host")
             }
         }
+    }
+
+    /// Gets a file by its checksum, and takes it in.
+    fn fetch(
+        &self,
+        action: &Action<Bound>,
+        sha256: Sha256,
+        as_a: ImportAs,
+    ) -> Result<JobOutput, JobError> {
+        let mut places = Vec::new();
+        for url in &action.hints.urls {
+            places.push(Place::url(url).ok_or_else(|| JobError::NoUrl {
+                // What stands before may hold a password.
+                url: url.rsplit('@').next().unwrap_or(url).to_owned(),
+            })?);
+        }
+        let url = places.first().expect("BUG: nowhere to fetch from").shown();
+        let scratch = self.store.scratch()?;
+        let options = Options {
+            stall: SILENCE,
+            timeout: action.hints.timeout,
+            ..Options::default()
+        };
+        let downloader = Downloader::new(
+            &(self.context.proxies)(),
+            scratch.path(),
+            &self.context.cancel,
+            options,
+        )?;
+        let wanted = Download {
+            name: None,
+            expected: Expected::hashed(sha256, MOST),
+            places,
+        };
+        let begun = Instant::now();
+        let (mut file, mut total, mut before) = (None, None, 0);
+        let got = downloader.get(
+            vec![wanted],
+            // The downloader removes it after the call; what is open stays.
+            &mut |_, path| file = Some((bounded::open(path), path.to_owned())),
+            &mut |bytes, announced| {
+                if total != Some(announced) {
+                    let known = (announced > 0).then_some(announced);
+                    self.meter.begin("download", known);
+                    (total, before) = (Some(announced), 0);
+                }
+                self.meter.change(bytes as i64 - before as i64);
+                before = bytes;
+            },
+        );
+        self.phase_was("download", begun, Instant::now());
+        let failed = got.err().and_then(|failed| failed.into_iter().next());
+        match failed {
+            Some((_, error)) if matches!(error.cause, DownloadCause::Cancelled) => {
+                return Err(JobError::Cancelled);
+            }
+            Some((_, error)) => return Err(JobError::Fetch(error)),
+            None => {}
+        }
+        let (file, path) = file.expect("BUG: neither a file nor an error");
+        let file = file.map_err(JobError::io("open", &path))?;
+        self.take_in(action, file, &url, 0o644, as_a)
     }
 
     /// Takes a file of ours into the store: as a disk where it is one.
@@ -204,8 +244,8 @@ impl Job {
                     Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
                 let record = self.write_derived(from, &disk, &key, draft.file())?;
                 self.meter.begin("syncing", None);
-                let (content, sha256) = (record.digest.0, record.sha256.to_string());
-                let written = Self::close_draft(target, draft, content, &sha256, 0o644)?;
+                let (content, sha256) = (record.digest.0, record.sha256);
+                let written = Self::close_draft(target, draft, content, sha256, 0o644)?;
                 (record, vec![written])
             }
             None => {

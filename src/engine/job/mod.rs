@@ -32,6 +32,7 @@ use impasto_store::derived::{DerivedRecord, DerivedRef};
 use impasto_store::digest::{ActionDigest, ClaimId, Digest};
 use impasto_store::layer::DiskRef;
 use impasto_store::meter::{Meter, Metered};
+use impasto_store::sha256::Sha256;
 use impasto_store::{Error as StoreError, Store};
 
 pub(crate) use error::host_failure;
@@ -48,8 +49,9 @@ use crate::engine::inputs::Input;
 use crate::engine::log::Redactor;
 use crate::engine::plan::Hit;
 use crate::engine::publish::{Draft, SealedDraft, Target, WrittenTarget};
+use crate::net::Proxies;
 use crate::recipe::scope::Scope;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxSetup};
 use crate::vm::pool::MachinePool;
 
 /// What a job tells the engine.
@@ -121,10 +123,12 @@ pub struct JobContext {
     pub recipe: String,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
-    /// Where steps run, or why they cannot.
-    pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// Where steps run, and what they see there.
+    pub sandbox: SandboxSetup,
     /// Where package files come from; none where no node that is to run needs any.
     pub packages: Option<Fetcher>,
+    /// The proxies of this host; asked where something is fetched.
+    pub proxies: Arc<dyn Fn() -> Proxies + Send + Sync>,
     /// The packages of the tools that Actions with a toolbox use.
     pub toolbox: Option<PackageSet>,
     /// What claims record of the host.
@@ -330,6 +334,20 @@ impl Job {
         })
     }
 
+    /// Where an Action of a sandbox is carried out.
+    fn sandbox(&self, action: &Action<Bound>) -> Result<&dyn Sandbox, JobError> {
+        let no_sandbox = |reason| JobError::NoSandbox { reason };
+        let sandbox = self.context.sandbox.sandbox.as_ref();
+        let sandbox = sandbox.map_err(|reason| no_sandbox(reason.clone()))?;
+        match action.sandbox.name() {
+            Some(required) if required != sandbox.facts().name => Err(no_sandbox(format!(
+                "the stage requires the sandbox {required:?}, but this run uses {:?}",
+                sandbox.facts().name
+            ))),
+            _ => Ok(&**sandbox),
+        }
+    }
+
     /// What the node's own result, or that of a node it needs, being gone means for this job.
     fn missed(from: NodeId) -> impl Fn(StoreError) -> JobError {
         move |error| match error {
@@ -386,7 +404,6 @@ impl Job {
                     self.store
                         .blob_sha256(&blob.digest)
                         .map_err(Self::missed(self.id))?
-                        .to_string()
                 }
                 FileContent::Derived(derived) => {
                     let (from, disk) = self.disk.expect("BUG: a derived file without its disk");
@@ -394,7 +411,7 @@ impl Job {
                     if record.digest != derived.digest {
                         return Err(Self::derived_differs(derived, &record));
                     }
-                    record.sha256.to_string()
+                    record.sha256
                 }
             };
             let mode = if matches!(file.content, FileContent::Derived(_)) {
@@ -404,7 +421,7 @@ impl Job {
             };
             self.meter.begin("syncing", None);
             let content = file.content.digest();
-            written.push(Self::close_draft(target, draft, content, &sha256, mode)?);
+            written.push(Self::close_draft(target, draft, content, sha256, mode)?);
         }
         Ok(written)
     }
@@ -414,7 +431,7 @@ impl Job {
         target: &Target,
         draft: Draft,
         content: Digest,
-        sha256: &str,
+        sha256: Sha256,
         mode: u32,
     ) -> Result<WrittenTarget, JobError> {
         let sealed = draft.seal(content, sha256, mode);

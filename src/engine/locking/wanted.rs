@@ -9,6 +9,7 @@ use crate::debian::packages::fetch::PackageDownload;
 use crate::debian::packages::places::{PackageSources, address};
 use crate::engine::graph::{Graph, NodeId, NodeMap};
 use crate::lock::LockFile;
+use impasto_store::sha256::Sha256;
 
 /// Every package file that the lock names for a graph, by SHA-256.
 pub fn wanted(
@@ -16,7 +17,7 @@ pub fn wanted(
     graph: &Graph,
     lock: &LockFile,
     states: &NodeMap<LockState>,
-) -> HashMap<String, PackageDownload> {
+) -> HashMap<Sha256, PackageDownload> {
     let mut wanted = HashMap::new();
     for entry in &lock.toolbox {
         places.add(&mut wanted, entry, &|_| None);

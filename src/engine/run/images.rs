@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use impasto_store::digest::Digest;
-use sha2::{Digest as _, Sha256};
+use impasto_store::sha256::Sha256;
 
 use super::Engine;
 use crate::engine::event::EventKind;
@@ -34,7 +34,7 @@ pub struct HeldImage {
 /// What is known of an image when all that it needs is there.
 pub struct ImageFacts<'f> {
     pub image: &'f HeldImage,
-    pub files: Vec<FileFacts>,
+    pub files: Vec<TargetFacts>,
     /// The result of a node that it needs.
     pub result: &'f dyn Fn(NodeId) -> &'f Hit,
     /// How long a node ran in this run; none where its result was found.
@@ -45,12 +45,11 @@ pub struct ImageFacts<'f> {
 
 /// A file that is written, under its name or soon.
 #[derive(Debug, Clone)]
-pub struct FileFacts {
+pub struct TargetFacts {
     pub path: PathBuf,
     /// Its length in bytes.
     pub size: u64,
-    /// In hexadecimal.
-    pub sha256: String,
+    pub sha256: Sha256,
 }
 
 /// What is said of an image.
@@ -188,20 +187,20 @@ impl Engine<'_> {
             .map(|described| Some((described, digest)))
     }
 
-    fn file_facts(&self, path: &Path) -> Result<FileFacts, ImageRefusal> {
+    fn file_facts(&self, path: &Path) -> Result<TargetFacts, ImageRefusal> {
         let (size, sha256) = match (self.images.held.get(path), self.planner.published(path)) {
             (Some(sealed), _) => {
                 let size = sealed.size().map_err(|error| ImageRefusal {
                     error: format!("cannot look at {}: {error}", path.display()),
                     help: None,
                 })?;
-                (size, sealed.sha256().to_owned())
+                (size, sealed.sha256())
             }
-            (None, Some(written)) => (written.size, written.sha256.clone()),
+            (None, Some(written)) => (written.size, written.sha256),
             (None, None) => panic!("BUG: {} was not written", path.display()),
         };
         let path = path.to_owned();
-        Ok(FileFacts { path, size, sha256 })
+        Ok(TargetFacts { path, size, sha256 })
     }
 
     fn write_description(
@@ -212,8 +211,8 @@ impl Engine<'_> {
     ) -> io::Result<Published> {
         let draft = Draft::new(path, self.planner.store().owner())?;
         draft.file().write_all(bytes)?;
-        let sha256 = format!("{:x}", Sha256::digest(bytes));
-        draft.seal(content, &sha256, 0o644)?.publish_alone()
+        let sha256 = Sha256::of(bytes);
+        draft.seal(content, sha256, 0o644)?.publish_alone()
     }
 
     /// The files of an image that had not to be written.
@@ -225,7 +224,7 @@ impl Engine<'_> {
             let kind = EventKind::Published {
                 path: path.clone(),
                 bytes: file.size,
-                sha256: file.sha256.clone(),
+                sha256: file.sha256,
                 written: false,
             };
             self.emit(kind);

@@ -144,6 +144,7 @@ impl Engine<'_> {
                 dir: config.dir.clone(),
                 sandbox: config.sandbox.clone(),
                 packages: self.packages.clone(),
+                proxies: config.proxies.clone(),
                 toolbox: self.graph.toolbox.clone(),
                 facts: config.facts.clone(),
                 logs: state.logs(),

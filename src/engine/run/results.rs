@@ -111,7 +111,7 @@ impl Engine<'_> {
     /// Remembers a file of the user's, and tells of it.
     pub(super) fn tell_published(&mut self, published: &Published) {
         self.planner.add_published(published);
-        let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
+        let (bytes, sha256) = (published.memory.size, published.memory.sha256);
         self.emit(EventKind::Published {
             path: published.path.clone(),
             bytes,

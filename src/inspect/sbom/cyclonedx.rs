@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::copyright::Copyright;
 use super::licenses::{self, References};
-use super::spdx::{Subject, is_sha256, location, purl, time};
+use super::spdx::{Subject, location, purl, time};
 use super::{Bill, SbomPackage, System};
 use crate::inspect::diff::plain;
 
@@ -72,8 +72,8 @@ fn component(package: &SbomPackage, copyright: Option<&[u8]>, system: &System) -
     let Some(origin) = &package.origin else {
         return value;
     };
-    if let Some(sha256) = origin.sha256.as_ref().filter(is_sha256) {
-        value["hashes"] = json!([{ "alg": "SHA-256", "content": sha256.to_ascii_lowercase() }]);
+    if let Some(sha256) = &origin.sha256 {
+        value["hashes"] = json!([{ "alg": "SHA-256", "content": sha256 }]);
     }
     if let Some(url) = location(origin) {
         value["externalReferences"] = json!([{ "type": "distribution", "url": url }]);

@@ -14,6 +14,7 @@ pub mod spdx;
 
 use std::collections::BTreeMap;
 
+use impasto_store::sha256::Sha256;
 use serde::Serialize;
 
 use crate::base::human;
@@ -35,8 +36,8 @@ const MOST_LINKS: usize = 16;
 /// Where a package came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PackageOrigin {
-    /// SHA-256 of the `.deb`, in hexadecimal.
-    pub sha256: Option<String>,
+    /// That of the `.deb`.
+    pub sha256: Option<Sha256>,
     pub archive: Option<String>,
     /// The path of the `.deb` there.
     pub path: Option<String>,

@@ -134,18 +134,13 @@ fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &S
             "referenceLocator": purl(package, system),
         }],
     });
-    if let Some(sha256) = origin.sha256.as_ref().filter(is_sha256) {
-        value["checksums"] =
-            json!([{ "algorithm": "SHA256", "checksumValue": sha256.to_ascii_lowercase() }]);
+    if let Some(sha256) = origin.sha256 {
+        value["checksums"] = json!([{ "algorithm": "SHA256", "checksumValue": sha256 }]);
     }
     if let Some(state) = &package.state {
         value["comment"] = json!(format!("Its installation is incomplete: {state}."));
     }
     value
-}
-
-pub(super) fn is_sha256(text: &&String) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Where a package can be had; an archive that is a directory of some host is nowhere to others.

@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use impasto_stages::package_set::LockedPackage;
+use impasto_store::sha256::Sha256;
 use impasto_store::{Scratch, Store};
 
 use crate::base::cancel::CancelToken;
+use crate::base::human::with_causes;
 use crate::deb::control::{Stanza, stanzas};
-use crate::debian::archive::{
-    ArchiveError, ArchiveSource, Cache, Client, DownloadCause, Options, PackageIndex, Release,
-};
+use crate::debian::archive::{ArchiveError, ArchiveSource, Cache, Client, PackageIndex, Release};
 use crate::debian::mirror::Mirrors;
 use crate::debian::packages::files;
 use crate::lock::ManagerError;
+use crate::net::{DownloadCause, Options};
 
 /// An archive, as it was verified.
 pub(super) struct VerifiedArchive {
@@ -70,7 +71,7 @@ impl ArchivePackage<'_> {
             architecture: architecture?.to_owned(),
             size: size?.parse().ok()?,
             installed: self.installed(),
-            sha256: sha256?.to_ascii_lowercase(),
+            sha256: sha256?.to_ascii_lowercase().parse().ok()?,
             archive: Some(self.archive.source.name.clone()),
             path: path?.trim_start_matches("./").to_owned(),
         })
@@ -93,17 +94,17 @@ struct IndexCache<'a> {
 }
 
 impl Cache for IndexCache<'_> {
-    fn get(&self, sha256: &str) -> Option<Vec<u8>> {
+    fn get(&self, sha256: Sha256) -> Option<Vec<u8>> {
         let blob = files::find(self.store, sha256).ok()??;
         self.store.open_blob(&blob.digest).ok()?.into_bytes().ok()
     }
 
-    fn put(&self, sha256: &str, text: &[u8]) {
+    fn put(&self, sha256: Sha256, text: &[u8]) {
         let package = LockedPackage {
             name: "index".to_owned(),
             architecture: String::new(),
             version: String::new(),
-            sha256: sha256.to_owned(),
+            sha256,
             size: text.len() as u64,
         };
         // It is fetched again where it cannot be kept.
@@ -203,18 +204,12 @@ impl<'a> Archives<'a> {
 }
 
 fn is_missing(error: &ArchiveError) -> bool {
-    matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, DownloadCause::Gone))
+    matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, DownloadCause::Gone { .. }))
 }
 
 fn explain(error: &ArchiveError, suite: &str) -> ManagerError {
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        message += &format!(": {inner}");
-        cause = inner.source();
-    }
     ManagerError {
-        message,
+        message: with_causes(error),
         help: Some(error.help()),
         said: Vec::new(),
         about: vec![format!("suite {suite}")],

@@ -18,6 +18,7 @@ use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
 use super::tools::{ToolsError, tools};
 use crate::base::cancel::CancelToken;
+use crate::base::human::with_causes;
 use crate::deb::closure::closure;
 use crate::deb::package::Package as Deb;
 use crate::deb::version;
@@ -70,14 +71,8 @@ impl<'a> Apt<'a> {
                 ToolsError::Fetch(DemandError::Package(error)) => error.help.clone(),
                 _ => None,
             };
-            let mut message = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(inner) = cause {
-                message += &format!(": {inner}");
-                cause = inner.source();
-            }
             ManagerError {
-                message,
+                message: with_causes(&error),
                 help,
                 said: Vec::new(),
                 about: Vec::new(),
@@ -243,7 +238,7 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<VerifiedArchive>]) -> LockEntry {
             date: jiff::Timestamp::from_second(archive.release.date as i64)
                 .map(|date| date.to_string())
                 .unwrap_or_default(),
-            release: archive.release.sha256.clone(),
+            release: archive.release.sha256,
             trusted: archive.source.trust == crate::debian::archive::Trust::Unsigned,
         })
         .collect();
@@ -258,11 +253,14 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<VerifiedArchive>]) -> LockEntry {
 fn unusable(archive: &VerifiedArchive, name: Option<&str>) -> ManagerError {
     ManagerError {
         message: format!(
-            "the archive {} does not give the size, SHA-256 and path of package {}",
+            "the archive {} gives no valid size, SHA-256 and path of package {}",
             archive.source.name,
             name.unwrap_or_default()
         ),
-        help: None,
+        help: Some(
+            "choose another version or another archive, or report it to the archive's maintainer"
+                .into(),
+        ),
         said: Vec::new(),
         about: Vec::new(),
     }

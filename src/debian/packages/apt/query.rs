@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use impasto_stages::Limits;
 use impasto_stages::package_set::{ARCHITECTURE, RequestRoot};
+use impasto_store::sha256::Sha256;
 
 use super::facts::Facts;
 use super::known::VerifiedArchive;
@@ -158,6 +159,7 @@ impl AskedPackage<'_, '_> {
                     })?;
                     let sha256 = package
                         .sha256
+                        .and_then(|digits| digits.to_ascii_lowercase().parse().ok())
                         .ok_or_else(|| super::unusable(archive, Some(&package.name)))?;
                     LockPackage {
                         name: package.name,
@@ -165,7 +167,7 @@ impl AskedPackage<'_, '_> {
                         architecture: package.architecture,
                         size: package.size,
                         installed: None,
-                        sha256: sha256.to_ascii_lowercase(),
+                        sha256,
                         archive: Some(archive.source.name.clone()),
                         path: package.path.trim_start_matches("./").to_owned(),
                     }
@@ -442,16 +444,13 @@ impl AskedPackage<'_, '_> {
                 .open_file(&full)
                 .and_then(|file| bounded::read_open(file, MAX_OWN));
             let bytes = bytes.map_err(|error| failed(error.to_string()))?;
-            let mut hash = impasto_store::blob::Sha256Writer::default();
-            io::copy(&mut bytes.as_slice(), &mut hash)
-                .map_err(|error| failed(error.to_string()))?;
-            let (size, sha256) = (bytes.len() as u64, hash.finish().to_string());
+            let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
             let deb = Deb::read(bytes.as_slice()).map_err(|error| failed(error.to_string()))?;
             let field = |name: &str| deb.field(name).to_owned();
             let (name, version, architecture) =
                 (field("Package"), field("Version"), field("Architecture"));
             install.push(format!("{name}={version}"));
-            index.extend(deb.index_stanza(path, size, &sha256));
+            index.extend(deb.index_stanza(path, size, sha256));
             let package = LockPackage {
                 name: name.clone(),
                 version,
@@ -509,7 +508,7 @@ impl AskedPackage<'_, '_> {
             }
             // Only the store can still have it.
             let Ok(Some(blob)) =
-                crate::debian::packages::files::find(self.apt.store, &package.sha256)
+                crate::debian::packages::files::find(self.apt.store, package.sha256)
             else {
                 continue;
             };
@@ -522,7 +521,7 @@ impl AskedPackage<'_, '_> {
             {
                 continue;
             }
-            index.extend(deb.index_stanza(&package.path, package.size, &package.sha256));
+            index.extend(deb.index_stanza(&package.path, package.size, package.sha256));
             kept.insert(
                 (package.name.clone(), package.architecture.clone()),
                 package.clone(),
