@@ -19,6 +19,8 @@ use crate::vm::{Spec, VmError};
 
 /// How long a check may take that does not say.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an agent may take where the guest is up.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a guest may take to switch itself off.
 const POWER_OFF: Duration = Duration::from_secs(120);
 /// How long a question about a failure may take.
@@ -197,6 +199,8 @@ impl TestRun<'_> {
         let usual = match &check.question {
             _ if waits => self.wanted.boot_timeout.max(CHECK_TIMEOUT),
             Question::Ssh(_) => self.wanted.ssh_timeout,
+            // It has until the guest is to be up, or a moment where that is.
+            Question::GuestAgent { .. } => AGENT_TIMEOUT,
             _ => CHECK_TIMEOUT,
         };
         let time = check.timeout.unwrap_or(usual);
