@@ -260,6 +260,9 @@ pub(super) fn engine_config<'a>(
     }
 }
 
+/// Files to write, by the nodes that make them.
+type Targets = HashMap<NodeId, Vec<Target>>;
+
 /// Where the selection's files go: those of images under the images' names; of files that are no image's, those that were
 /// asked for by their stage, under the stage's name. Where nothing is named and there are no images, what stages converted:
 /// what they only hand on to others stays in the store. Scripts rely on it: "The command line is an interface" in
@@ -271,9 +274,9 @@ fn targets(
     selection: &Selection,
     out: &Path,
     skip_tests: bool,
-) -> Result<(HashMap<NodeId, Vec<Target>>, Vec<HeldImage>), CliError> {
+) -> Result<(Targets, Vec<HeldImage>), CliError> {
     let graph = &loaded.graph;
-    let mut targets: HashMap<NodeId, Vec<Target>> = HashMap::new();
+    let mut targets = Targets::new();
     let mut taken = Taken::default();
     let mut imaged = Vec::new();
     let mut held_images = Vec::new();

@@ -162,7 +162,7 @@ impl Engine<'_> {
         let result = |id: NodeId| self.nodes[id].known();
         let ran = |id: NodeId| {
             let node = &self.nodes[id];
-            node.built.then(|| node.ran)
+            node.built.then_some(node.ran)
         };
         let facts = ImageFacts {
             image,
