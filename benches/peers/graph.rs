@@ -14,8 +14,8 @@ use std::time::Duration;
 use impasto::engine::chain::ActionChain;
 use impasto::engine::graph::{Graph, NodeId, NodeMap};
 use impasto::engine::history::NodeHistory;
-use impasto::engine::locking::LockState;
 use impasto::engine::plan::{Completed, Hit, PlanState, Planner};
+use impasto::lock::LockFile;
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::Registry;
 use impasto_stages::action::{ENGINE_EPOCH, Executor};
@@ -197,10 +197,9 @@ fn claim_all(dir: &Path, store: &Path) {
     };
     let recipe =
         load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
-    let graph = Graph::new(&recipe, &registry);
+    let graph = Graph::new(&recipe, &registry, LockFile::default());
     let store = Store::open(store).expect("a store");
-    let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
-    let mut planner = Planner::new(&recipe, &graph, &locks, &store);
+    let mut planner = Planner::new(&recipe, &graph, &store, Isolation::Namespace);
     let mut hits: NodeMap<Option<Hit>> = NodeMap::filled(None, graph.len());
     let mut made = 0;
     let (time, ()) = timed(|| {
@@ -242,6 +241,7 @@ fn claim_all(dir: &Path, store: &Path) {
                 // What is weaker than running would be is not believed.
                 isolation: match action.executor {
                     Executor::Host => Isolation::Host,
+                    Executor::Machine => Isolation::Vm,
                     Executor::Sandbox(_) => Isolation::Namespace,
                 },
                 facts: BTreeMap::from([("kernel".to_owned(), "6.1.0".to_owned())]),

@@ -90,6 +90,35 @@ stage "convert" "qcow2" {
   format = "qcow2"
 }
 
+# `impasto test` runs these. What needs no machine is decided by reading the disk.
+stage "test" "content" {
+  image = stage.clean
+  tags  = ["quick"]
+  checks = {
+    boot    = { exists = ["/boot/grub/grub.cfg", "/boot/efi/EFI/BOOT/BOOTX64.EFI", "/etc/os-release"] }
+    lean    = { absent = ["gcc", "/root/.bash_history", "/etc/ssh/ssh_host_ed25519_key"] }
+    secrets = { no_secrets = true }
+  }
+}
+
+stage "test" "boots" {
+  image    = stage.clean
+  firmware = ["bios", "uefi", "secure-boot"]
+  disk     = "8GiB" # larger than the image: the root has to grow
+  # Emulated on a busy machine it takes minutes.
+  boot_timeout = "15m"
+  timeout      = "30m"
+  ssh          = { timeout = "5m" }
+  checks = {
+    target     = { target = "multi-user" }
+    agent      = { guest_agent = true, addresses = true }
+    cloud_init = { cloud_init = "done", after = ["target"], timeout = "10m" }
+    ssh        = { ssh = "sudo true", after = ["cloud_init"] }
+    healthy    = { run = "test \"$(systemctl is-system-running --wait)\" = running || { systemctl --failed; false; }", after = ["cloud_init"], timeout = "5m" }
+    grown      = { run = "test $(df -B1G --output=size / | tail -n 1) -ge 7", after = ["cloud_init"] }
+  }
+}
+
 image "debian" {
   name  = "debian-${var.release}-${matrix.variant}"
   files = [stage.qcow2, stage.versions.files["image-version.txt"]]

@@ -2,21 +2,18 @@
 //! Knows errors' fields, not who shows them.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use impasto_stages::disk::{MIB, Overfull};
+
+use crate::base::io::IoError;
 
 /// A disk that was not assembled.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
     /// A file cannot be read or written.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        /// On what; paths in the tree begin with its root.
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// The tree's stream ends early, or is no tar file.
     #[error("cannot read the tree as a tar file")]
     Tar { source: io::Error },
@@ -138,11 +135,7 @@ impl AssembleError {
         verb: &'static str,
         path: impl AsRef<Path>,
     ) -> impl FnOnce(io::Error) -> AssembleError {
-        move |source| AssembleError::Io {
-            verb,
-            path: path.as_ref().to_owned(),
-            source,
-        }
+        IoError::at(verb, path)
     }
 
     pub(super) fn missing(what: impl Into<String>, packages: &'static str) -> AssembleError {
@@ -185,7 +178,7 @@ impl AssembleError {
             AssembleError::Tar { .. } => "`tree` takes what a `bootstrap` stage makes, or a plain tar file".to_owned(),
             // The room was estimated before; the message says what it ran out of.
             AssembleError::Tool { program: "mke2fs", .. } => "make `size` larger if it ran out of space".to_owned(),
-            AssembleError::Io { verb: "start", path, source } if source.kind() == io::ErrorKind::NotFound => {
+            AssembleError::Io(IoError { verb: "start", path, source }) if source.kind() == io::ErrorKind::NotFound => {
                 let package = match path.to_str() {
                     Some("mke2fs") => "e2fsprogs",
                     Some("mkfs.vfat") => "dosfstools",

@@ -132,11 +132,7 @@ pub(crate) fn unpack_by<R: Rules>(
 }
 
 fn failed(verb: &'static str, path: &[u8], errno: Errno) -> AssembleError {
-    AssembleError::Io {
-        verb,
-        path: show(path).into_owned().into(),
-        source: errno.into(),
-    }
+    AssembleError::io(verb, &*show(path))(errno.into())
 }
 
 fn show(path: &[u8]) -> Cow<'_, str> {

@@ -1,17 +1,27 @@
 //! Numbers and errors as people say them: sizes, durations, causes.
 //! Knows no terminal.
 
+use std::error::Error;
 use std::time::Duration;
 
+/// An error, what caused it, what caused that, and so on.
+pub fn chain<'e>(
+    error: &'e (dyn Error + 'static),
+) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// What caused an error, a text each, the nearest first.
+pub fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+    chain(error).skip(1).map(ToString::to_string).collect()
+}
+
 /// An error and its causes on one line.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text += &format!(": {cause}");
-        next = cause.source();
-    }
-    text
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    chain(error)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// A duration as people say it: `0.02 s`, `3.6 s`, `2 min 10 s`.

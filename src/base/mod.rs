@@ -4,6 +4,7 @@
 //! * [`cancel`] tells work to stop.
 //! * [`escape`] makes texts from outside safe to show; [`human`] says numbers and errors; [`table`] lines texts up.
 //! * [`host`] alone reads the environment, the clock and the current directory.
+//! * [`io`] is the error of a file that cannot be read or written.
 //! * [`interrupt`] is what SIGINT, SIGTERM and SIGHUP do.
 
 pub mod bounded;
@@ -12,4 +13,5 @@ pub mod escape;
 pub mod host;
 pub mod human;
 pub mod interrupt;
+pub mod io;
 pub mod table;

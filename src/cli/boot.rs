@@ -1,6 +1,9 @@
 //! `impasto boot`: starts an image in a virtual machine; what that writes is thrown away.
 //! Knows which disk is meant and what the user asked for; [`crate::vm`] does the rest.
 
+mod background;
+mod inside;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,13 +26,16 @@ use crate::sandbox::SavedTerminal;
 use crate::ui;
 use crate::vm::machine::{ConsoleMatch, Machine};
 use crate::vm::seed::{self, SeedError, SeedFile};
-use crate::vm::{self, Accel, Backing, Console, Examined, Firmware, Network, Spec};
+use crate::vm::ssh::{self, SshAccess};
+use crate::vm::{self, Accel, Backing, Console, Examined, Firmware, MachineDisk, Network, Spec};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The image is a built stage or image of a recipe, or a file: `impasto boot FILE`. It is never written to.
 
-On a terminal, Ctrl-A X stops the machine and Ctrl-A H lists more keys.")]
+On a terminal, Ctrl-A X stops the machine and Ctrl-A H lists more keys.
+
+--run and --ssh get into the guest as `impasto help tests` explains: the image is not changed for them.")]
 pub(crate) struct Boot {
     #[command(flatten)]
     recipe: RecipeArgs,
@@ -80,6 +86,25 @@ pub(crate) struct Boot {
     /// Stops the machine when its serial console shows this text; exit code 4 if it never does
     #[arg(long, value_name = "TEXT")]
     wait_for: Option<String>,
+    /// Runs a command in the guest as root, then stops the machine; its exit code is the command's
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["wait_for", "ssh_key", "seed", "guest_agent"])]
+    run: Option<String>,
+    /// Logs in by SSH with a key of this boot (by cloud-init), then stops the machine
+    #[arg(long, conflicts_with_all = ["run", "wait_for", "ssh_key", "seed"])]
+    ssh: bool,
+    /// Writes a picture (PNG) of the machine's screen before the machine is stopped
+    #[arg(long, value_name = "FILE")]
+    screenshot: Option<PathBuf>,
+    /// Leaves the machine running, and tells how to stop it
+    #[arg(long, conflicts_with_all = ["run", "ssh", "wait_for", "screenshot"])]
+    background: bool,
+    /// Stops a machine that was left running, by its name if there are several
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          conflicts_with_all = ["names", "background", "run", "ssh", "wait_for"])]
+    stop: Option<String>,
+    /// The name of this machine, which was started by --background
+    #[arg(long, value_name = "NAME", hide = true)]
+    as_background: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -130,6 +155,12 @@ impl Boot {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let timeout = self.timeout()?;
         let store = session.store()?;
+        if let Some(name) = &self.stop {
+            return background::stop(&store, name, timeout);
+        }
+        if self.background {
+            return background::start(session, &store);
+        }
         let interrupt = session.interrupt.listen();
         // Keeps the collector off the layers until they are open; what it deletes then stays there for the machine.
         let lease = store.lease()?;
@@ -137,41 +168,85 @@ impl Boot {
         drop(lease);
         let scratch = store.scratch()?;
         let work = scratch.path();
-        let interactive = session.host.stdin_is_terminal && self.wait_for.is_none();
+        let interactive = session.host.stdin_is_terminal
+            && self.wait_for.is_none()
+            && !self.gets_in()
+            && self.as_background.is_none();
         let Disk {
             label,
             backing,
             size,
             opened,
         } = disk;
-        let spec = self.spec(session, (backing, size), work, interactive)?;
+        let (spec, ssh) = self.spec(session, (backing, size), work, interactive)?;
         self.announce(&label, &spec, interactive);
 
         let cancel = interrupt.token();
         // This thread lives as long as the machine, which gets its death signal.
         let saved = interactive.then(SavedTerminal::new);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let mut machine = Machine::start(&spec, work, Some(Box::new(show)))?;
-        let seen = match &self.wait_for {
-            Some(text) => machine.wait_for(text, deadline, &cancel),
-            None => machine.wait(deadline, &cancel),
+        let sink: crate::vm::machine::ConsoleSink = if self.gets_in() {
+            // Its output is the command's.
+            Box::new(|_| {})
+        } else if self.as_background.is_some() {
+            background::sink()
+        } else {
+            Box::new(show)
         };
-        let started = session.start.elapsed();
-        // A machine that ended by itself tells why when it is waited for.
-        let ended = match seen {
-            Ok(ConsoleMatch::Ended) if self.wait_for.is_some() => {
-                machine.wait(None, &cancel).map(|_| ConsoleMatch::Ended)
-            }
-            other => other,
+        let mut machine = Machine::start(&spec, work, Some(sink))?;
+        let record = match &self.as_background {
+            Some(name) => Some(background::MachineRecord::write(
+                &store,
+                name,
+                &label,
+                &machine,
+                spec.network,
+            )?),
+            None => None,
         };
+        let ended = if self.gets_in() {
+            self.inside(session, &mut machine, ssh, deadline, &cancel)
+        } else {
+            self.watch(session, &mut machine, deadline, &cancel)
+        };
+        let picture = self.picture(session, &mut machine);
         machine.kill()?;
-        drop(opened);
+        drop((opened, record));
         if let Some(saved) = saved {
             saved.restore();
         }
         // QEMU knows the image by its descriptor only.
-        let ended = ended.map_err(|error| error.naming(&spec.backing, &label));
-        Ok(match (ended?, &self.wait_for) {
+        let ended = ended.map_err(|error| match (error, &spec.disk) {
+            (CliError::Vm(error), Some(disk)) => CliError::Vm(error.naming(&disk.backing, &label)),
+            (error, _) => error,
+        })?;
+        picture?;
+        Ok(ended)
+    }
+
+    /// Whether something is to be done in the guest.
+    fn gets_in(&self) -> bool {
+        self.run.is_some() || self.ssh
+    }
+
+    /// Waits for the machine's end, or for what its console is to show: the exit code.
+    fn watch(
+        &self,
+        session: &Session,
+        machine: &mut Machine,
+        deadline: Option<Instant>,
+        cancel: &crate::base::cancel::CancelToken,
+    ) -> Result<u8, CliError> {
+        let seen = match &self.wait_for {
+            Some(text) => machine.wait_for(text, deadline, cancel)?,
+            None => machine.wait(deadline, cancel)?,
+        };
+        let started = session.start.elapsed();
+        // A machine that ended by itself tells why when it is waited for.
+        if seen == ConsoleMatch::Ended && self.wait_for.is_some() {
+            machine.wait(None, cancel)?;
+        }
+        Ok(match (seen, &self.wait_for) {
             (ConsoleMatch::Cancelled, _) => exit::INTERRUPTED,
             (ConsoleMatch::Text, Some(text)) => {
                 ui::message(&format!("`{text}` after {}", human::seconds(started)));
@@ -199,6 +274,21 @@ impl Boot {
                 exit::STAGE
             }
         })
+    }
+
+    /// Writes the picture that was asked for.
+    fn picture(&self, session: &Session, machine: &mut Machine) -> Result<(), CliError> {
+        let Some(file) = &self.screenshot else {
+            return Ok(());
+        };
+        if machine.has_ended()? {
+            ui::message("warning: the machine has ended: there is no picture of its screen");
+            return Ok(());
+        }
+        let png = machine.screenshot()?;
+        std::fs::write(session.host.cwd.join(file), png).map_err(CliError::io("write", file))?;
+        ui::message(&format!("the screen: {}", file.display()));
+        Ok(())
     }
 
     fn timeout(&self) -> Result<Option<Duration>, CliError> {
@@ -301,7 +391,7 @@ impl Boot {
         (backing, size): (Backing, u64),
         work: &Path,
         interactive: bool,
-    ) -> Result<Spec, CliError> {
+    ) -> Result<(Spec, Option<SshAccess>), CliError> {
         let cwd = &session.host.cwd;
         let overlay = vm::overlay(
             work,
@@ -312,7 +402,9 @@ impl Boot {
             (FirmwareChoice::Bios, false) => Firmware::Bios,
             (_, secure) => vm::uefi(work, secure)?,
         };
-        let seed = match self.seed_files(cwd)? {
+        let network = self.network()?;
+        let (own, ssh) = self.own_key(work, network)?;
+        let seed = match self.seed_files(cwd)?.or(own) {
             None => None,
             Some(files) => {
                 let path = work.join("seed.img");
@@ -321,15 +413,18 @@ impl Boot {
                 Some(path)
             }
         };
-        let guest_agent = self.guest_agent.as_ref().map(|socket| cwd.join(socket));
-        if let Some(socket) = &guest_agent
+        let guest_agent = match &self.guest_agent {
+            Some(socket) => Some(cwd.join(socket)),
+            None => self.run.as_ref().map(|_| Machine::agent_socket()),
+        };
+        if let Some(socket) = guest_agent.as_ref().filter(|_| self.run.is_none())
             && !socket.parent().is_some_and(Path::is_dir)
         {
             return Err(CliError::io("make", socket)(
                 rustix::io::Errno::NOENT.into(),
             ));
         }
-        Ok(Spec {
+        let spec = Spec {
             accel: match self.accel {
                 AccelChoice::Auto | AccelChoice::Tcg => Accel::Tcg,
                 AccelChoice::Kvm => Accel::Kvm,
@@ -337,27 +432,55 @@ impl Boot {
             firmware,
             memory: self.memory,
             cpus: self.cpus,
-            backing,
-            overlay,
+            disk: Some(MachineDisk { backing, overlay }),
+            kernel: None,
+            cdrom: None,
             seed,
-            network: self.network()?,
+            files: None,
+            network,
             guest_agent,
             console: if interactive {
                 Console::Terminal
             } else {
                 Console::Pipe
             },
-            control: None,
-        })
+            control: true,
+        };
+        Ok((spec, ssh))
+    }
+
+    /// A key of this boot and the files that let it in, where something is to be done in the guest.
+    fn own_key(
+        &self,
+        work: &Path,
+        network: Network,
+    ) -> Result<(Option<Vec<SeedFile>>, Option<SshAccess>), CliError> {
+        let Network::User {
+            ssh_port: Some(port),
+        } = network
+        else {
+            return Ok((None, None));
+        };
+        if !self.gets_in() {
+            return Ok((None, None));
+        }
+        let (key, public) = ssh::make_key(work)?;
+        let files = seed::for_keys(&[public], ssh::USER, &instance());
+        let user = ssh::USER.to_owned();
+        Ok((Some(files), Some(SshAccess { key, port, user })))
     }
 
     fn network(&self) -> Result<Network, CliError> {
         // Who brings a key wants to log in.
-        let port = self
-            .ssh_port
-            .as_deref()
-            .or(self.ssh_key.as_ref().map(|_| "auto"));
+        let wants = self.ssh_key.is_some() || self.gets_in() || self.as_background.is_some();
+        let port = self.ssh_port.as_deref().or(wants.then_some("auto"));
         if self.network == NetworkChoice::None {
+            if self.ssh {
+                return Err(CliError::usage(
+                    "a machine without a network cannot be logged into by SSH",
+                    "omit --network none",
+                ));
+            }
             return match &self.ssh_port {
                 Some(_) => {
                     let message = "a machine without a network has no SSH port";
@@ -400,8 +523,7 @@ impl Boot {
                 bounded::read_text(&path, bounded::LINES).map_err(CliError::io("read", key))?;
             let keys = seed::public_keys(&text)
                 .map_err(|error| seed_error(error, &format!("`{}`", key.display())))?;
-            let boot = format!("impasto-{:016x}", random());
-            return Ok(Some(seed::for_keys(&keys, &self.user, &boot)));
+            return Ok(Some(seed::for_keys(&keys, &self.user, &instance())));
         }
         let Some(dir) = &self.seed else {
             return Ok(None);
@@ -436,6 +558,7 @@ impl Boot {
         if let Network::User {
             ssh_port: Some(port),
         } = spec.network
+            && !self.gets_in()
         {
             let user = if self.ssh_key.is_some() {
                 format!("{}@", self.user)
@@ -465,6 +588,11 @@ fn seed_error(error: SeedError, what: &str) -> CliError {
 fn show(bytes: &[u8]) {
     // Nobody reads it any more; what waits for a text goes on.
     let _ = ui::output_bytes(bytes);
+}
+
+/// An instance's id for cloud-init: new at every boot.
+fn instance() -> String {
+    format!("impasto-{:016x}", random())
 }
 
 fn random() -> u64 {

@@ -3,29 +3,30 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use impasto_stages::Makes;
-use impasto_stages::action::Step;
 
 use super::disk_names::converts;
 use super::error::CliError;
 use super::hint::CommandHints;
-use super::lock_context::LockContext;
+use super::locking::LockNeed;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, complete, exit, leave_to_exit};
 use crate::base::human;
-use crate::debian::packages::fetch::Fetcher;
+use crate::debian::packages::host::PackageHost;
 use crate::engine::cause::{SourceLocation, What};
 use crate::engine::event::Event;
 use crate::engine::graph::{NodeId, NodeMap, Selection};
+use crate::engine::job::console_name;
 use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
-use crate::engine::run::{Engine, RunConfig, Summary};
-use crate::sandbox::Sandbox;
+use crate::engine::run::{Engine, HeldImage, RunConfig, Summary};
+use crate::image::{Gate, layout};
+use crate::sandbox::SandboxSetup;
 use crate::ui::Records;
 
 #[derive(Debug, Args)]
@@ -40,8 +41,17 @@ pub(crate) struct Build {
     /// Fails if the lock would have to change
     #[arg(long)]
     pub(super) locked: bool,
+    /// Writes images without what they require; their manifests say so
+    #[arg(long)]
+    pub(super) skip_tests: bool,
+    /// Writes images that cost more than their budget
+    #[arg(long)]
+    pub(super) no_budget: bool,
     #[command(flatten)]
     pub(super) record: RecordArgs,
+    /// Whether the tests are what is built.
+    #[arg(skip)]
+    pub(super) tests: bool,
 }
 
 impl Build {
@@ -61,22 +71,55 @@ impl Build {
     ) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         *recipe = Some(loaded.recipe.name.clone());
+        loaded.sandbox = session.sandbox_kind(self.run.sandbox);
         records.lap("read the recipe", session.start.elapsed());
-        let selection = loaded.selection()?;
+        let mut selection = if self.tests {
+            super::test::selection(&loaded, &self.recipe.tags)?
+        } else {
+            loaded.selection()?
+        };
+        if self.skip_tests {
+            selection = loaded.graph.without_required(selection);
+        }
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
-        let context = LockContext::new(session, &store, mirrors, sandbox.clone());
-        context.ensure(
-            &mut loaded,
+        let packages = session.package_host(mirrors);
+        let config = engine_config(
+            session,
             &self.recipe,
-            &selection,
-            self.locked,
-            Some(&self.rebuild),
-        )?;
+            &self.run,
+            &loaded,
+            sandbox,
+            &packages,
+        );
+        let need = LockNeed {
+            recipe: &self.recipe,
+            selection: &selection,
+            locked: self.locked,
+            rebuild: Some(&self.rebuild),
+        };
+        let mut reporter = view(session, &self.record, &loaded);
+        let mut events = |event: &Event| {
+            reporter.event(event);
+            records.event(event);
+        };
+        session.lock(&mut loaded, &store, &need, config.clone(), &mut events)?;
         let needed = loaded.graph.closure(&selection.nodes);
         check_disk_sizes(session, &loaded, &needed)?;
         records.lap("lock packages", session.start.elapsed());
-        let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
+        let (targets, images) = targets(
+            &loaded,
+            &selection,
+            &session.host.cwd.join(&self.run.out),
+            self.skip_tests,
+        )?;
+        let gate = Gate {
+            recipe: &loaded.recipe,
+            graph: &loaded.graph,
+            store: &store,
+            skip_tests: self.skip_tests,
+            no_budget: self.no_budget,
+        };
         let planner = loaded.planner(&store, &self.rebuild)?;
         for selector in &self.rebuild {
             if !loaded
@@ -93,22 +136,14 @@ impl Build {
                 ));
             }
         }
-        let packages = || context.fetcher(&loaded);
-        let config = engine_config(
-            session,
-            &self.recipe,
-            &self.run,
-            &loaded,
-            sandbox,
-            &packages,
-        );
-        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
+        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty() && !self.tests;
         let config = RunConfig {
             targets,
+            images,
+            gate: Some(&gate),
             whole,
             ..config
         };
-        let mut reporter = view(session, &self.record, &loaded);
         let mut events = |event: &Event| {
             reporter.event(event);
             records.event(event);
@@ -133,7 +168,7 @@ fn check_disk_sizes(
 ) -> Result<(), CliError> {
     /// Sizes that are suggested are whole multiples of this, in bytes.
     const STEP: u64 = 256 << 20;
-    let Some(found) = locking::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else {
+    let Some(found) = locking::too_small(&loaded.graph, needed) else {
         return Ok(());
     };
     let TooSmall {
@@ -182,7 +217,11 @@ pub(super) fn exit_code(summary: &Summary) -> u8 {
         Summary {
             host_failed: true, ..
         } => exit::INTERNAL,
-        Summary { failed: 0, .. } => exit::OK,
+        Summary {
+            failed: 0,
+            not_written: 0,
+            ..
+        } => exit::OK,
         _ => exit::STAGE,
     }
 }
@@ -193,124 +232,152 @@ pub(super) fn engine_config<'a>(
     recipe: &RecipeArgs,
     run: &RunArgs,
     loaded: &Loaded,
-    sandbox: Result<Arc<dyn Sandbox>, String>,
-    packages: &'a dyn Fn() -> Fetcher,
+    sandbox: SandboxSetup,
+    packages: &'a PackageHost,
 ) -> RunConfig<'a> {
     RunConfig {
         recipe: loaded.recipe.name.clone(),
         jobs: session.jobs(run.jobs, &loaded.settings),
         keep_going: run.keep_going,
         targets: HashMap::new(),
+        images: Vec::new(),
+        gate: None,
         sandbox,
         packages,
+        proxies: session.proxies(),
+        reports: (
+            session.host.cwd.join(&run.out),
+            format!("{}/", run.out.display()),
+        ),
         now: session.host.now(),
-        hints: Box::new(CommandHints {
+        hints: Rc::new(CommandHints {
             args: session.place(recipe),
         }),
         dir: session.shown_dir(loaded),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         interrupt: session.interrupt.clone(),
-        used: super::fetch::used_packages(loaded),
         whole: false,
     }
 }
+
+/// Files to write, by the nodes that make them.
+type Targets = HashMap<NodeId, Vec<Target>>;
 
 /// Where the selection's files go: those of images under the images' names; of files that are no image's, those that were
 /// asked for by their stage, under the stage's name. Where nothing is named and there are no images, what stages converted:
 /// what they only hand on to others stays in the store. Scripts rely on it: "The command line is an interface" in
 /// src/ARCHITECTURE.md.
+///
+/// Images that have something to wait for, or to say, hold their files until all of them are there.
 fn targets(
     loaded: &Loaded,
     selection: &Selection,
     out: &Path,
-) -> Result<HashMap<NodeId, Vec<Target>>, CliError> {
+    skip_tests: bool,
+) -> Result<(Targets, Vec<HeldImage>), CliError> {
     let graph = &loaded.graph;
-    let mut targets: HashMap<NodeId, Vec<Target>> = HashMap::new();
-    let mut taken: HashMap<PathBuf, String> = HashMap::new();
-    let mut add = |id: NodeId, file: Option<String>, path: PathBuf, whose: String| {
-        let checksum = PathBuf::from(format!("{}.sha256", path.display()));
-        let twice = taken
-            .insert(path.clone(), whose.clone())
-            .or(taken.insert(checksum, whose.clone()));
-        if let Some(other) = twice {
-            let message = format!("{whose} and {other} would both write {}", path.display());
-            let help = Some(
-                "give them different names, for example with ${matrix.…} in `name`".to_owned(),
-            );
-            return Err(CliError::Other {
-                message,
-                help,
-                code: exit::RECIPE,
-            });
-        }
-        targets.entry(id).or_default().push(Target { file, path });
-        Ok(())
-    };
+    let mut targets = Targets::new();
+    let mut taken = Taken::default();
     let mut imaged = Vec::new();
-    for image in selection.images.iter().map(|image| &graph.images()[*image]) {
-        let values: Vec<_> = graph
-            .values(image.combination)
-            .map(|(axis, value)| format!("{axis}={value}"))
-            .collect();
-        let combination = if values.is_empty() {
-            String::new()
-        } else {
-            format!("[{}]", values.join(","))
-        };
-        let whose = format!("image.{}{combination}", image.label);
-        for (id, file) in &image.files {
-            imaged.push(*id);
-            let places = match file {
-                Some(file) => vec![(Some(file.to_string()), out.join(&image.name).join(&**file))],
-                None => files(loaded, *id)
-                    .into_iter()
-                    .map(|(file, extension)| match extension {
-                        Some(extension) => (file, out.join(format!("{}.{extension}", image.name))),
-                        None => (file, out.join(&image.name).join(&*graph.node(*id).stage)),
-                    })
-                    .collect(),
-            };
-            for (file, path) in places {
-                add(*id, file, path, whose.clone())?;
+    let mut held_images = Vec::new();
+    for &place in &selection.images {
+        let image = &graph.images()[place];
+        let label = graph.stable_name(&format!("image.{}", image.label), image.combination);
+        let held = !image.text.is_plain();
+        let mut files = Vec::new();
+        for part in &image.files {
+            imaged.push(part.node);
+            for (file, path) in layout::paths(graph, image, part, out) {
+                taken.add(&path, &label)?;
+                files.push(path.clone());
+                let target = Target { file, path, held };
+                targets.entry(part.node).or_default().push(target);
             }
+        }
+        let descriptions = layout::descriptions(image, out);
+        for path in &descriptions {
+            taken.add(path, &label)?;
+        }
+        if held {
+            let required = image.requires.iter().copied().filter(|_| !skip_tests);
+            let mut nodes: Vec<_> = image.sources().chain(required).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            held_images.push(HeldImage {
+                place,
+                label,
+                nodes,
+                files,
+                descriptions,
+            });
         }
     }
     for id in &selection.nodes {
         let node = graph.node(*id);
         let named = !loaded.selectors().is_empty();
+        if graph.is_test(*id) {
+            let dir = out.join(node.label.replace('/', "_"));
+            let whose = format!("stage {}", node.label);
+            for file in test_files(&node.lowered.actions) {
+                let (path, held) = (dir.join(&file), false);
+                taken.add(&path, &whose)?;
+                let file = Some(file);
+                let target = Target { file, path, held };
+                targets.entry(*id).or_default().push(target);
+            }
+            continue;
+        }
         let wanted = node.kind.makes == Makes::File && (named || converts(loaded, *id));
         if !wanted || imaged.contains(id) {
             continue;
         }
-        for (file, extension) in files(loaded, *id) {
+        for (file, extension) in layout::files(graph, *id) {
             let extension = extension.map_or(String::new(), |extension| format!(".{extension}"));
             let path = out.join(format!("{}{extension}", node.label.replace('/', "_")));
-            add(*id, file, path, format!("stage {}", node.label))?;
+            taken.add(&path, &format!("stage {}", node.label))?;
+            let held = false;
+            let target = Target { file, path, held };
+            targets.entry(*id).or_default().push(target);
         }
     }
-    Ok(targets)
+    Ok((targets, held_images))
 }
 
-/// The files that a stage makes in place of a disk, each with the extension of a form of its own. One has no name.
-fn files(loaded: &Loaded, id: NodeId) -> Vec<(Option<String>, Option<&'static str>)> {
-    let actions = &loaded.graph.node(id).lowered.actions;
-    let steps = actions.iter().flat_map(|action| &action.steps);
-    let formats: Vec<_> = steps
-        .clone()
+/// The files that a test makes.
+fn test_files(actions: &[impasto_stages::ActionTemplate]) -> Vec<String> {
+    use impasto_stages::action::Step;
+    let machines = actions
+        .iter()
+        .flat_map(|action| &action.steps)
         .filter_map(|step| match step {
-            Step::Convert { format, .. } => Some(*format),
+            Step::Test { spec } => spec.machine.as_ref(),
             _ => None,
-        })
-        .collect();
-    match &formats[..] {
-        [] => {
-            let is_tree = |step: &Step| matches!(step, Step::Bootstrap { .. });
-            vec![(None, steps.clone().any(is_tree).then_some("tar"))]
+        });
+    let consoles = machines.map(|machine| console_name(machine.firmware.name()));
+    consoles
+        .chain(["report.json".to_owned(), "report.xml".to_owned()])
+        .collect()
+}
+
+/// Paths that something will be written to, each with whose it is.
+#[derive(Default)]
+struct Taken(HashMap<PathBuf, String>);
+
+impl Taken {
+    /// Takes a path, and that of its sum.
+    fn add(&mut self, path: &Path, whose: &str) -> Result<(), CliError> {
+        let checksum = PathBuf::from(format!("{}.sha256", path.display()));
+        let mut twice = None;
+        for path in [path.to_owned(), checksum] {
+            twice = twice.or(self.0.insert(path, whose.to_owned()));
         }
-        [format] => vec![(None, Some(format.extension()))],
-        several => several
-            .iter()
-            .map(|format| (Some(format.file_name()), Some(format.extension())))
-            .collect(),
+        let Some(other) = twice else { return Ok(()) };
+        let message = format!("{whose} and {other} would both write {}", path.display());
+        let help = "give them different names, for example with ${matrix.…} in `name`";
+        Err(CliError::Other {
+            message,
+            help: Some(help.to_owned()),
+            code: exit::RECIPE,
+        })
     }
 }

@@ -10,7 +10,7 @@ use super::disk_names::{self, DiskNames, NamedDisk};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, disk_trees, exit, leave_to_exit};
-use crate::inspect::diff::contents::OnDisk;
+use crate::disk::contents::OnDisk;
 use crate::inspect::diff::{self, Side, render, stat};
 use crate::ui;
 

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use impasto_stages::action::{Slot, Step};
+use impasto_stages::action::Slot;
 use impasto_store::Store;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Claim, Outputs};
@@ -19,9 +19,9 @@ use super::{RecipeArgs, exit};
 use crate::disk::image::ForeignFormat;
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::history::NodeHistory;
-use crate::engine::locking::{LockState, below, repository};
 use crate::engine::plan::{PlanState, Planner, file_format, is};
-use crate::inspect::sbom::{self, Origins};
+use crate::image::origins;
+use crate::inspect::sbom::Origins;
 use crate::recipe::recipe_files;
 
 /// How the names are explained in help texts.
@@ -226,36 +226,7 @@ impl<'s> DiskNames<'s> {
             return Ok(Origins::new());
         };
         let found = self.stage(&recipe, &selector)?;
-        let Loaded {
-            graph, lock, locks, ..
-        } = found.loaded;
-        let mut origins = Origins::new();
-        let mut at = Some(found.id);
-        while let Some(id) = at {
-            let entry = match &locks[id] {
-                LockState::Locked(place) => Some(&lock.stages[*place]),
-                _ => None,
-            };
-            for package in entry.iter().flat_map(|entry| &entry.packages) {
-                let key = (
-                    package.name.clone(),
-                    package.version.clone(),
-                    package.architecture.clone(),
-                );
-                let (place, sha256) = (package.archive.as_deref(), Some(package.sha256.clone()));
-                // Which mirror of the host's was asked says nothing about the image.
-                let archive = place.map(|name| {
-                    repository(graph, id, name).map_or(name.to_owned(), |at| at.to_string())
-                });
-                origins.entry(key).or_insert(sbom::PackageOrigin {
-                    sha256,
-                    archive,
-                    path: Some(package.path.clone()),
-                });
-            }
-            at = below(graph.node(id));
-        }
-        Ok(origins)
+        Ok(origins(&found.loaded.graph, found.id))
     }
 
     /// The layer of a name.
@@ -570,13 +541,7 @@ fn from(loaded: &Loaded, id: NodeId) -> Option<NodeId> {
 
 /// Whether a node writes another's disk as a file.
 pub(crate) fn converts(loaded: &Loaded, id: NodeId) -> bool {
-    let action = loaded.graph.node(id).lowered.actions.last();
-    action.is_some_and(|action| {
-        action
-            .steps
-            .iter()
-            .any(|step| matches!(step, Step::Convert { .. }))
-    })
+    crate::image::converts(&loaded.graph, id)
 }
 
 /// The node whose disk a node means: a converted file is another node's disk in another form.
@@ -617,15 +582,15 @@ pub(crate) fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliErr
         let mut own: Vec<_> = image
             .files
             .iter()
-            .filter(|(_, file)| file.is_none())
-            .map(|(id, _)| *id)
+            .filter(|part| part.file.is_none())
+            .map(|part| part.node)
             .filter(is_converted)
             .collect();
         if own.is_empty() {
             own = image
                 .files
                 .iter()
-                .map(|(id, _)| *id)
+                .map(|part| part.node)
                 .filter(is_disk)
                 .collect();
         }

@@ -1,11 +1,12 @@
 //! Why a command could not do its work, its exit code, and how it is shown.
 //! Knows no command.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::{exit, hint};
 use crate::base::host::Host;
 use crate::base::human;
+use crate::base::io::IoError;
 use crate::cli::settings::ConfigError;
 use crate::engine::cause;
 use crate::engine::graph::SelectorError;
@@ -14,7 +15,7 @@ use crate::engine::plan::PlanError;
 use crate::engine::run::EngineError;
 use crate::lock::LockError;
 use crate::recipe::{Diagnostics, Severity};
-use crate::ui::{self, Level, RecordFileError, Service};
+use crate::ui::{self, Level, Service};
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +45,10 @@ pub(crate) enum CliError {
     Lock(#[from] LockError),
     /// The lock cannot be renewed.
     #[error(transparent)]
-    Renew(#[from] RenewError),
+    Renew(RenewError),
     /// What the command has to say cannot be written.
     #[error(transparent)]
     Output(#[from] ui::OutputError),
-    /// A file that a flag names cannot be written.
-    #[error(transparent)]
-    Record(#[from] RecordFileError),
     /// A file of settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -66,12 +64,8 @@ pub(crate) enum CliError {
         source: crate::disk::guest::ext4::ReadError,
     },
     /// A file cannot be read or written.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// Something else, with its exit code.
     #[error("{message}")]
     Other {
@@ -79,6 +73,19 @@ pub(crate) enum CliError {
         help: Option<String>,
         code: u8,
     },
+}
+
+impl From<RenewError> for CliError {
+    fn from(error: RenewError) -> Self {
+        match error {
+            RenewError::Lock(error) => CliError::Lock(error),
+            RenewError::Mirror { .. } => CliError::usage(
+                error.to_string(),
+                "choose another with --mirror or IMPASTO_MIRROR",
+            ),
+            other => CliError::Renew(other),
+        }
+    }
 }
 
 impl CliError {
@@ -91,10 +98,9 @@ impl CliError {
 
     pub(crate) fn io(
         verb: &'static str,
-        path: impl Into<PathBuf>,
+        path: impl AsRef<Path>,
     ) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| CliError::Io { verb, path, source }
+        IoError::at(verb, path)
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
@@ -111,14 +117,14 @@ impl CliError {
             CliError::Store(error) => store_code(error),
             CliError::Vm(crate::vm::VmError::TooSmall { .. }) => exit::USAGE,
             CliError::Lock(LockError::Syntax { .. }) => exit::RECIPE,
+            CliError::Renew(RenewError::Interrupted) => exit::INTERRUPTED,
             CliError::Renew(_) => exit::STAGE,
             CliError::Lock(_)
             | CliError::Sandbox(_)
             | CliError::Vm(_)
             | CliError::Disk { .. }
             | CliError::Output(_)
-            | CliError::Record(_)
-            | CliError::Io { .. } => exit::INTERNAL,
+            | CliError::Io(_) => exit::INTERNAL,
             CliError::Other { code, .. } => *code,
         }
     }
@@ -210,10 +216,8 @@ impl CliError {
                 .iter()
                 .for_each(|line| text += &format!("\n  | {line}"));
         }
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
+        for cause in human::causes(self) {
             text += &format!("\n  caused by: {cause}");
-            source = cause.source();
         }
         if let Some(cause) = self.host_cause() {
             text += &format!("\n  caused by: {cause}");

@@ -56,7 +56,7 @@ impl Gc {
             &store,
             used()
                 .flat_map(|checkout| &checkout.packages)
-                .map(String::as_str),
+                .filter_map(|sha256| sha256.parse().ok()),
         )?;
         let trees = used()
             .flat_map(|checkout| &checkout.trees)

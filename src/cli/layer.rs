@@ -17,9 +17,10 @@ use super::disk_names::{self, DiskNames};
 use super::error::CliError;
 use super::packages::PackagesArgs;
 use super::session::Session;
-use super::{RecipeArgs, exit};
+use super::{RecipeArgs, disk_trees, exit};
 use crate::base::human;
 use crate::base::table;
+use crate::disk::tree::text;
 use crate::engine::publish::Draft;
 use crate::ui;
 
@@ -35,6 +36,8 @@ pub(crate) enum LayerCommand {
     Blame(BlameArgs),
     /// Lists the packages of a disk, as a table, JSON or a bill of materials
     Packages(PackagesArgs),
+    /// Prints the tree index of a disk: all files with mode, owner, time and content
+    Index(Name),
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +81,10 @@ impl LayerCommand {
             }
             LayerCommand::Blame(blame) => blame.run(session),
             LayerCommand::Packages(packages) => packages.run(session),
+            LayerCommand::Index(name) => {
+                let (mut names, disks) = DiskNames::new(session, &name.recipe, 1);
+                index(&mut names, &disks)
+            }
         }
     }
 }
@@ -197,6 +204,19 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
     Ok(exit::OK)
 }
 
+fn index(names: &mut DiskNames<'_>, disks: &[String]) -> Result<u8, CliError> {
+    let [name] = disks else {
+        return Err(CliError::usage(
+            "no disk was given",
+            "name one: `impasto plan` lists the stages",
+        ));
+    };
+    let disk = names.disk(name)?;
+    let tree = disk_trees::tree(&disk, names.opened())?;
+    ui::output_file(&text::write(&tree))?;
+    Ok(exit::OK)
+}
+
 /// The store, and the layer in it that the arguments name.
 fn find(names: &mut DiskNames<'_>, disks: &[String]) -> Result<(Store, LayerRef), CliError> {
     let [name] = disks else {
@@ -251,9 +271,7 @@ impl ExportArgs {
             .digest
             .zip(converted.sha256)
             .expect("BUG: asked for");
-        draft
-            .publish(digest.0, &sha256.to_string(), 0o644)
-            .map_err(write)?;
+        draft.publish(digest.0, sha256, 0o644).map_err(write)?;
         drop(wait);
         ui::message(&format!(
             "wrote {} ({})",

@@ -18,10 +18,9 @@ mod gc;
 mod graph;
 mod help;
 mod hint;
-mod image_files;
 mod init;
 mod layer;
-mod lock_context;
+mod locking;
 mod log;
 mod man;
 mod outdated;
@@ -35,13 +34,16 @@ pub mod settings;
 mod shell;
 mod stages;
 mod store;
+mod test;
 mod update;
 mod version;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Instant;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
@@ -49,7 +51,7 @@ use crate::base::host::Host;
 use crate::base::human;
 use crate::base::interrupt::{self, Interrupt};
 use crate::cli::settings::Settings;
-use crate::sandbox::GuestEnvironment;
+use crate::sandbox::{GuestEnvironment, SandboxKind};
 use crate::ui;
 
 use error::CliError;
@@ -122,6 +124,9 @@ pub(crate) struct RecipeArgs {
     /// Lets the recipe read this directory in addition to its repository
     #[arg(long = "allow-path", value_name = "DIR")]
     allow_paths: Vec<PathBuf>,
+    /// Which checks of tests are made; all where there are none.
+    #[arg(skip)]
+    tags: Vec<String>,
 }
 
 /// Where and how stages run.
@@ -144,13 +149,29 @@ pub(crate) struct RunArgs {
     keep_going: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum SandboxChoice {
     #[default]
-    /// The best one that works here
     Auto,
-    /// Namespaces of this host's kernel; needs root
-    Namespace,
+    Kind(SandboxKind),
+}
+
+/// Derived it would name every sandbox once more.
+impl ValueEnum for SandboxChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<SandboxChoice>> = LazyLock::new(|| {
+            let kinds = SandboxKind::ALL.map(SandboxChoice::Kind);
+            std::iter::once(SandboxChoice::Auto).chain(kinds).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            SandboxChoice::Auto => PossibleValue::new("auto").help("The best one that works here"),
+            SandboxChoice::Kind(kind) => PossibleValue::new(kind.name()).help(kind.summary()),
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -159,6 +180,8 @@ enum Command {
     Init(init::Init),
     /// Builds images or stages, running only what is dirty
     Build(build::Build),
+    /// Runs the tests of images that have not passed yet
+    Test(test::Test),
     /// Shows what a build would run, and why
     Plan(plan::Plan),
     /// Builds a second time in a varied environment, and reports what differs
@@ -316,6 +339,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),
+        Command::Test(command) => command.run(&session),
         Command::Plan(command) => command.run(&session),
         Command::Audit(command) => command.run(&mut session),
         Command::Update(command) => command.run(&session),

@@ -1,21 +1,24 @@
 //! `impasto outdated`: which locked packages have newer versions, and what taking them would cost.
-//! Knows the lock, the graph and the history of the last run; asks only signed indexes.
+//! Knows how that is shown, and the history of the last run; the engine asks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
+use impasto_store::Store;
 use serde::Serialize;
 
+use super::build::engine_config;
 use super::error::CliError;
-use super::lock_context::LockContext;
+use super::record::{RecordArgs, view};
 use super::session::{Loaded, Session};
-use super::{RecipeArgs, SandboxChoice, exit};
+use super::{RecipeArgs, RunArgs, SandboxChoice, exit};
 use crate::base::human;
 use crate::base::table;
 use crate::engine::chain::chain_step_name;
-use crate::engine::graph::{NodeId, NodeMap};
-use crate::engine::locking::{self, LockState};
-use crate::lock::{NewerVersion, PackageManager, Pinning, ResolveQuery};
+use crate::engine::event::Event;
+use crate::engine::graph::{ImageNode, NodeId};
+use crate::engine::locking::LockRun;
+use crate::lock::NewerVersion;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -70,56 +73,25 @@ impl Outdated {
         let needed = loaded.graph.closure(&selection.nodes);
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
-        let context = LockContext::new(session, &store, mirrors, sandbox);
-        let shown_dir = session.shown_dir(&loaded);
-        let manager = context.manager(&loaded.recipe.dir)?;
-        let wait = ui::Wait::new(&session.host, "asking", "the archives", context.meter());
+        let (run, packages) = (RunArgs::default(), session.package_host(mirrors));
+        let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
+        let mut reporter = view(session, &RecordArgs::default(), &loaded);
+        let mut events = |event: &Event| reporter.event(event);
+        let newer = LockRun::new(&loaded.recipe, &store, config, session.start, &mut events)
+            .newer(&loaded.graph, &needed, self.security)?;
+        reporter.finish()?;
+        let label = |id: &NodeId| loaded.graph.node(*id).label.clone();
         let mut rows = Vec::new();
-        let mut dirty = NodeMap::filled(false, loaded.graph.len());
-        let mut unlocked = Vec::new();
-        for id in loaded.graph.ids().filter(|id| needed[*id]) {
-            let node = loaded.graph.node(id);
-            dirty[id] = node.parents.iter().any(|(_, parent)| dirty[*parent]);
-            let Some(request) = &node.lowered.request else {
-                continue;
-            };
-            let LockState::Locked(place) = loaded.locks[id] else {
-                unlocked.push(node.label.clone());
-                continue;
-            };
-            let entry = &loaded.lock.stages[place];
-            let query = ResolveQuery {
-                stage: &node.label,
-                request,
-                below: locking::base_of(&loaded.graph, &loaded.lock, id, |_| None),
-                secrets: &node.lowered.secrets,
-                dir: &loaded.recipe.dir,
-                scope: &loaded.recipe.scope,
-                keep: Pinning::Nothing,
-                tools: entry,
-            };
-            let mut newer = manager
-                .newer(&query, entry)
-                .map_err(|source| locking::RenewError::of_node(node, &shown_dir, source))?;
-            newer.retain(|newer| newer.security || !self.security);
-            dirty[id] |= !newer.is_empty();
-            let images = images(&loaded, id);
+        for (id, versions) in newer.versions {
+            let (stage, images) = (label(&id), images(&loaded, id));
             rows.extend(
-                newer
+                versions
                     .into_iter()
-                    .map(|newer| row(&node.label, &images, newer)),
+                    .map(|newer| row(&stage, &images, newer)),
             );
         }
-        drop(wait);
-        let rebuild: Vec<_> = loaded
-            .graph
-            .ids()
-            .filter(|id| dirty[*id])
-            .map(|id| Rebuild {
-                stage: loaded.graph.node(id).label.clone(),
-                last_ms: last_ms(&loaded, &store, id),
-            })
-            .collect();
+        let unlocked: Vec<_> = newer.unlocked.iter().map(label).collect();
+        let rebuild = rebuild(&loaded, &store, &newer.rebuild);
         let code = if rows.is_empty() {
             exit::OK
         } else {
@@ -139,7 +111,7 @@ impl Outdated {
             packages: rows,
             rebuild,
         };
-        ui::output(&if self.json {
+        ui::output(&if self.json || session.global.progress.is_json() {
             serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"
         } else {
             text(&document, self.security)
@@ -173,28 +145,31 @@ fn row(stage: &str, images: &[String], newer: NewerVersion) -> OutdatedRow {
 /// The images that a node is part of.
 fn images(loaded: &Loaded, id: NodeId) -> Vec<String> {
     let graph = &loaded.graph;
-    let part = |files: &[(NodeId, Option<std::sync::Arc<str>>)]| {
-        let nodes: Vec<_> = files.iter().map(|(node, _)| *node).collect();
-        graph.closure(&nodes)[id]
-    };
+    let part = |image: &ImageNode| graph.closure(&image.sources().collect::<Vec<_>>())[id];
     let names: BTreeSet<_> = graph
         .images()
         .iter()
-        .filter(|image| part(&image.files))
+        .filter(|image| part(image))
         .map(|image| image.name.clone())
         .collect();
     names.into_iter().collect()
 }
 
-/// How long a node took when it last ran, in milliseconds.
-fn last_ms(loaded: &Loaded, store: &impasto_store::Store, id: NodeId) -> Option<u64> {
-    let memory = loaded.state(store).load().ok()?;
-    loaded.graph.stable_names(id).find_map(|name| {
-        memory
-            .nodes
-            .get(&chain_step_name(name, 0))
-            .map(|memory| memory.wall_ms)
-    })
+/// Nodes that would run again, and how long they took when they last did.
+fn rebuild(loaded: &Loaded, store: &Store, nodes: &[NodeId]) -> Vec<Rebuild> {
+    if nodes.is_empty() {
+        return Vec::new();
+    }
+    let history = loaded.state(store).load().unwrap_or_default();
+    let last = |id: NodeId| {
+        let mut names = loaded.graph.stable_names(id);
+        names.find_map(|name| history.nodes.get(&chain_step_name(name, 0)))
+    };
+    let row = |id: &NodeId| Rebuild {
+        stage: loaded.graph.node(*id).label.clone(),
+        last_ms: last(*id).map(|run| run.wall_ms),
+    };
+    nodes.iter().map(row).collect()
 }
 
 fn text(document: &OutdatedDocument, security: bool) -> String {

@@ -10,9 +10,9 @@ use super::disk_names::{self, DiskNames, DiskOrigin};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, disk_trees, exit};
+use crate::disk::contents::OnDisk;
 use crate::disk::tree::text;
-use crate::inspect::diff::contents::OnDisk;
-use crate::inspect::sbom::{self, spdx};
+use crate::inspect::sbom::{self, cyclonedx, spdx};
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -37,6 +37,8 @@ enum PackagesFormat {
     Json,
     /// A software bill of materials: SPDX 2.3 as JSON
     Spdx,
+    /// A software bill of materials: CycloneDX 1.5 as JSON
+    Cyclonedx,
 }
 
 impl PackagesArgs {
@@ -49,11 +51,11 @@ impl PackagesArgs {
             ));
         };
         let disk = names.disk(name)?;
-        let epoch = if self.format == PackagesFormat::Spdx {
-            names.epoch(name)?
-        } else {
-            None
-        };
+        let is_bill = matches!(
+            self.format,
+            PackagesFormat::Spdx | PackagesFormat::Cyclonedx
+        );
+        let epoch = if is_bill { names.epoch(name)? } else { None };
         let origins = names.origins(name)?;
         let store = names.opened();
         let tree = disk_trees::tree(&disk, store)?;
@@ -75,7 +77,7 @@ impl PackagesArgs {
         ui::output(&match self.format {
             PackagesFormat::Text => sbom::text(&bill),
             PackagesFormat::Json => sbom::json(&bill),
-            PackagesFormat::Spdx => {
+            PackagesFormat::Spdx | PackagesFormat::Cyclonedx => {
                 let copyrights =
                     sbom::copyrights(&tree, &contents, &bill.packages).map_err(unreadable)?;
                 let content = match &disk.origin {
@@ -88,7 +90,10 @@ impl PackagesArgs {
                     content,
                     epoch,
                 };
-                spdx::document(&subject, &bill, &copyrights)
+                match self.format {
+                    PackagesFormat::Cyclonedx => cyclonedx::document(&subject, &bill, &copyrights),
+                    _ => spdx::document(&subject, &bill, &copyrights),
+                }
             }
         })?;
         Ok(exit::OK)

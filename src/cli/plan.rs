@@ -156,22 +156,22 @@ fn cost(
     let time = left(graph, &rest, session.jobs(None, &loaded.settings)).time;
     cost.wall_ms = time.map(|time| time.as_millis() as u64);
     // The user's own files come from nowhere.
-    let entries = loaded
-        .lock
+    let lock = graph.lock();
+    let entries = lock
         .toolbox
         .iter()
-        .chain(&loaded.lock.stages)
+        .chain(&lock.stages)
         .flat_map(|entry| &entry.packages);
     let mut here: BTreeSet<_> = entries
         .filter(|package| package.archive.is_none())
-        .map(|package| package.sha256.as_str())
+        .map(|package| package.file.sha256)
         .collect();
     for package in graph
         .package_sets(open.iter().copied())
         .iter()
         .flat_map(|set| &set.install)
     {
-        if here.insert(&package.sha256) && files::find(store, &package.sha256)?.is_none() {
+        if here.insert(package.sha256) && files::find(store, package.sha256)?.is_none() {
             cost.download_bytes += package.size;
         }
     }

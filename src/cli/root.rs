@@ -5,8 +5,8 @@ use impasto_stages::action::Executor;
 use impasto_store::Store;
 
 use super::error::CliError;
-use super::exit;
 use super::session::{Loaded, Session, quoted};
+use super::{SandboxChoice, exit};
 use crate::base::host::Host;
 use crate::engine::graph::{NodeId, Selection};
 use crate::engine::plan::PlanState;
@@ -51,6 +51,14 @@ impl Session {
         })
     }
 
+    /// Demands root for something that happens in the sandbox that is used where none is chosen.
+    pub(crate) fn demand_sandbox(&self, what: &str) -> Result<(), CliError> {
+        match self.can_use(self.sandbox_kind(SandboxChoice::Auto)) {
+            true => Ok(()),
+            false => self.demand_root(what),
+        }
+    }
+
     /// Demands root where packages have to be locked. `again` are the selectors of nodes that the build which asks runs in
     /// any case: what else it needs root for is said with it. `None` is a command that locks only.
     ///
@@ -64,7 +72,7 @@ impl Session {
         to_lock: &[NodeId],
         again: Option<&[String]>,
     ) -> Result<(), CliError> {
-        if self.host.root || to_lock.is_empty() {
+        if self.can_use(loaded.sandbox) || to_lock.is_empty() {
             return Ok(());
         }
         let to_run = match again {
@@ -99,7 +107,7 @@ impl Session {
         loaded: &Loaded,
         engine: &Engine<'_>,
     ) -> Result<(), CliError> {
-        if self.host.root {
+        if self.can_use(loaded.sandbox) {
             return Ok(());
         }
         match running_programs(loaded, engine.open()).as_slice() {
@@ -144,7 +152,7 @@ fn running_programs(loaded: &Loaded, open: impl Iterator<Item = NodeId>) -> Vec<
             .lowered
             .actions
             .iter()
-            .any(|action| action.executor != Executor::Host)
+            .any(|action| matches!(action.executor, Executor::Sandbox(_)))
     };
     open.filter(runs).collect()
 }

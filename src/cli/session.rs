@@ -3,11 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use impasto_stages::Registry;
-use impasto_stages::package_set::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::digest::ActionDigest;
 
@@ -17,15 +16,15 @@ use super::{Global, RecipeArgs, SandboxChoice};
 use crate::base::host::Host;
 use crate::base::interrupt::Interrupt;
 use crate::cli::settings::{Setting, SettingOrigin, Settings};
-use crate::debian::mirror::MirrorChoice;
-use crate::engine::graph::{Graph, NodeMap, Selection};
+use crate::debian::mirror::{MirrorChoice, ProxyChoice};
+use crate::engine::graph::{Graph, Selection};
 use crate::engine::history::RecipeState;
-use crate::engine::locking::{self, LockState};
 use crate::engine::plan::Planner;
 use crate::lock::{self, LockFile};
+use crate::net::Proxies;
 use crate::recipe::scope::Scope;
 use crate::recipe::{self, LoadRequest, Recipe};
-use crate::sandbox::{GuestEnvironment, NamespaceSandbox, Sandbox};
+use crate::sandbox::{GuestEnvironment, LazyPolicy, SandboxKind, SandboxSetup};
 
 pub(crate) struct Session {
     pub(crate) host: Host,
@@ -47,11 +46,8 @@ pub(crate) struct Loaded {
     pub(crate) graph: Graph,
     /// The settings, its repository's among them.
     pub(crate) settings: Settings,
-    /// Where its lock lies.
-    pub(crate) lock_path: PathBuf,
-    pub(crate) lock: LockFile,
-    /// What the lock has for each node.
-    pub(crate) locks: NodeMap<LockState>,
+    /// Where steps would run.
+    pub(crate) sandbox: SandboxKind,
     selectors: Vec<String>,
 }
 
@@ -262,7 +258,9 @@ impl Session {
                 )
                 .collect(),
         };
-        let registry = Registry::default();
+        let registry = Registry::default()
+            .with_sandboxes(SandboxKind::ALL.map(SandboxKind::name))
+            .with_tags(args.tags.clone());
         let recipe = recipe::load(&request, &registry).map_err(|mut errors| {
             for diagnostic in &mut errors.list {
                 diagnostic.help.extend(diagnostic.lacks.map(recipe_help));
@@ -276,17 +274,13 @@ impl Session {
         })?;
         let mut settings = self.settings.clone();
         settings.add_repository(recipe.scope.repository(), &self.host)?;
-        let mut graph = Graph::new(&recipe, &registry);
-        let lock_path = lock::path_of(&recipe);
-        let lock = LockFile::load(&lock_path)?;
-        let locks = locking::apply(&mut graph, &lock, ARCHITECTURE);
+        let lock = LockFile::load(&lock::path_of(&recipe))?;
+        let graph = Graph::new(&recipe, &registry, lock);
         Ok(Loaded {
             recipe,
             graph,
             settings,
-            lock_path,
-            lock,
-            locks,
+            sandbox: self.sandbox_kind(SandboxChoice::Auto),
             selectors,
         })
     }
@@ -299,24 +293,46 @@ impl Session {
         })
     }
 
-    /// The sandbox that was chosen, or why there is none.
-    pub(crate) fn sandbox(
-        &self,
-        choice: SandboxChoice,
-        mirrors: MirrorChoice,
-    ) -> Result<Arc<dyn Sandbox>, String> {
-        let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
-        if self.host.root {
-            let sandbox = NamespaceSandbox::new(self.host.exe.clone());
-            return Ok(Arc::new(
-                sandbox
-                    .with_policy(mirrors.policy())
-                    .in_surroundings(self.environment.clone()),
-            ));
+    /// What asks for the host's proxies, once.
+    pub(crate) fn proxies(&self) -> Arc<dyn Fn() -> Proxies + Send + Sync> {
+        let choice = ProxyChoice::read(|name| self.host.var(name));
+        let known = OnceLock::new();
+        Arc::new(move || known.get_or_init(|| choice.resolve()).clone())
+    }
+
+    /// The sandbox that was chosen, or why there is none, and what steps see of this host in it.
+    pub(crate) fn sandbox(&self, choice: SandboxChoice, mirrors: MirrorChoice) -> SandboxSetup {
+        let kind = self.sandbox_kind(choice);
+        let sandbox = match self.can_use(kind) {
+            true => Ok(kind.sandbox(self.host.exe.clone())),
+            false => Err(format!(
+                "stages that run programs need root: only the {} sandbox exists in this version. \
+                 Run impasto as root, for example with sudo",
+                kind.name()
+            )),
+        };
+        SandboxSetup {
+            sandbox,
+            environment: self.environment.clone(),
+            policy: Arc::new(LazyPolicy::new(mirrors.policy())),
         }
-        Err("stages that run programs need root: only the namespace sandbox exists in this version. \
-             Run impasto as root, for example with sudo"
-            .to_owned())
+    }
+
+    /// The sandbox that a choice means: the best one that this user can use, where none is named.
+    pub(crate) fn sandbox_kind(&self, choice: SandboxChoice) -> SandboxKind {
+        let all = SandboxKind::ALL;
+        match choice {
+            SandboxChoice::Auto => {
+                let usable = all.into_iter().find(|kind| self.can_use(*kind));
+                usable.unwrap_or(all[0])
+            }
+            SandboxChoice::Kind(kind) => kind,
+        }
+    }
+
+    /// Whether this user can use a sandbox.
+    pub(crate) fn can_use(&self, sandbox: SandboxKind) -> bool {
+        self.host.root || !sandbox.needs_root()
     }
 }
 
@@ -375,7 +391,7 @@ impl Loaded {
         store: &'a Store,
         again: &[String],
     ) -> Result<Planner<'a>, CliError> {
-        let mut planner = Planner::new(&self.recipe, &self.graph, &self.locks, store);
+        let mut planner = Planner::new(&self.recipe, &self.graph, store, self.sandbox.isolation());
         if !again.is_empty() {
             self.select(again)?
                 .nodes

@@ -14,7 +14,6 @@ use super::build::engine_config;
 use super::disk_names::{disk_node, no_disk};
 use super::error::CliError;
 use super::hint::job_help;
-use super::lock_context::LockContext;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, SandboxChoice, exit};
 use crate::base::bounded;
@@ -25,7 +24,7 @@ use crate::engine::graph::{NodeId, Selection};
 use crate::engine::job::{JobError, ShellRequest};
 use crate::engine::plan::PlanState;
 use crate::engine::run::Engine;
-use crate::sandbox::SandboxJob;
+use crate::sandbox::{SandboxJob, ShellCommand};
 use crate::ui;
 use crate::vm::VmError;
 
@@ -46,7 +45,7 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
-        session.demand_root("a shell runs programs on a stage's disk")?;
+        session.demand_sandbox("a shell runs programs on a stage's disk")?;
         let loaded = session.load(&self.recipe)?;
         let id = disk_node(&loaded, loaded.one_selector()?)?;
         let mirrors = session.mirrors(None)?;
@@ -56,7 +55,7 @@ impl Shell {
             help: None,
             code: exit::INTERNAL,
         };
-        sandbox.as_ref().map_err(no_sandbox)?;
+        sandbox.sandbox.as_ref().map_err(no_sandbox)?;
         let store = session.store()?;
         // Keeps the collector off the layers until they are open; what it deletes then stays there for the shell.
         let lease = store.lease()?;
@@ -85,15 +84,18 @@ impl Shell {
                     virtual_size: disk.virtual_size,
                     root: StoredRoot::from(&node.root).into(),
                     env: action.env.clone().into_iter().collect(),
-                    network: self.network,
+                    environment: session.environment.clone(),
+                    network: match self.network {
+                        true => Some(sandbox.policy.get()?),
+                        false => None,
+                    },
                     privileged: action.privileged,
                     cancel: interrupt.token(),
+                    shell: Some(ShellCommand { line: self.line }),
                     ..SandboxJob::empty()
                 };
-                sandbox
-                    .as_ref()
-                    .map_err(no_sandbox)?
-                    .shell(job, self.line)?
+                let sandbox = sandbox.sandbox.as_ref().map_err(no_sandbox)?;
+                sandbox.run(job, &mut |_| {})?.shell_code()?
             }
             Some(PlanState::Dirty { action, .. }) => {
                 // It stays open until the shell has ended.
@@ -105,9 +107,7 @@ impl Shell {
                 if failed.is_none() && !self.fresh {
                     return Err(not_built(&node.label, &session.place(&self.recipe), true));
                 }
-                let context = LockContext::new(session, &store, mirrors, sandbox.clone());
-                let packages = || context.fetcher(&loaded);
-                let run = RunArgs::default();
+                let (run, packages) = (RunArgs::default(), session.package_host(mirrors));
                 let config =
                     engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
                 let selection = Selection {

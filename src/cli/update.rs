@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
+use super::build::engine_config;
 use super::error::CliError;
-use super::lock_context::LockContext;
+use super::record::{RecordArgs, view};
 use super::session::{Loaded, Session};
-use super::{RecipeArgs, SandboxChoice, exit};
+use super::{RecipeArgs, RunArgs, SandboxChoice, exit};
+use crate::engine::event::{Event, EventKind};
 use crate::engine::graph::{NodeId, NodeMap};
-use crate::engine::locking::{Choice, LockState};
+use crate::engine::locking::{Choice, LockRun, LockState, Renewal};
 use crate::lock::TOOLBOX;
 use crate::recipe::suggest;
 use crate::ui;
@@ -37,18 +39,38 @@ impl Update {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         let (choices, tools, gone) = choose(&loaded)?;
         let asks_apt = |id: &NodeId| {
-            let open =
-                !matches!(choices[*id], Some(Choice::Stay)) || !loaded.locks[*id].is_locked();
+            let open = !matches!(choices[*id], Some(Choice::Stay))
+                || !loaded.graph.lock_state(*id).is_locked();
             open && loaded.graph.node(*id).lowered.request.is_some()
         };
         if loaded.graph.ids().any(|id| asks_apt(&id)) {
-            session.demand_root("an update runs apt")?;
+            session.demand_sandbox("an update runs apt")?;
         }
         let prune = gone || (loaded.selectors().is_empty() && self.recipe.only.is_empty());
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
-        let context = LockContext::new(session, &store, mirrors, sandbox);
-        let changes = context.renew(&mut loaded, choices, tools, prune, self.dry_run)?;
+        let (run, packages) = (RunArgs::default(), session.package_host(mirrors));
+        let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
+        let renewal = Renewal {
+            choices,
+            tools,
+            prune,
+            dry_run: self.dry_run,
+        };
+        let is_json = session.global.progress.is_json();
+        let mut reporter = view(session, &RecordArgs::default(), &loaded);
+        let mut events = |event: &Event| {
+            // To people the changes are the command's answer.
+            if is_json || !matches!(event.kind, EventKind::Locked { .. }) {
+                reporter.event(event);
+            }
+        };
+        let changes = LockRun::new(&loaded.recipe, &store, config, session.start, &mut events)
+            .renew(&mut loaded.graph, &renewal)?;
+        reporter.finish()?;
+        if is_json {
+            return Ok(exit::OK);
+        }
         let text = match changes.as_slice() {
             [] => "nothing is newer: the lock is unchanged\n".to_owned(),
             changes => changes.iter().map(|change| format!("{change}\n")).collect(),
@@ -70,13 +92,9 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
     let mut tools = names.is_empty();
     let mut gone = false;
     let entries = || {
-        let refused = loaded.lock.refused.iter().map(|entry| &entry.name);
-        loaded
-            .lock
-            .stages
-            .iter()
-            .map(|entry| &entry.name)
-            .chain(refused)
+        let lock = loaded.graph.lock();
+        let refused = lock.refused.iter().map(|entry| &entry.name);
+        lock.stages.iter().map(|entry| &entry.name).chain(refused)
     };
     let mut packages = BTreeSet::new();
     for name in names {
@@ -101,14 +119,14 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
     for name in &packages {
         let mut found = false;
         for id in loaded.graph.ids() {
-            let place = match loaded.locks[id] {
-                LockState::Locked(place) | LockState::Stale { entry: place, .. } => place,
+            let place = match loaded.graph.lock_state(id) {
+                LockState::Locked(place) | LockState::Stale { entry: place, .. } => *place,
                 _ => continue,
             };
-            let locked = loaded.lock.stages[place]
+            let locked = loaded.graph.lock().stages[place]
                 .packages
                 .iter()
-                .any(|package| package.name == *name);
+                .any(|package| package.file.name == *name);
             let request = loaded.graph.node(id).lowered.request.as_ref();
             if !locked && !request.is_some_and(|request| request.names(name)) {
                 continue;
@@ -125,9 +143,14 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
                 .graph
                 .ids()
                 .map(|id| loaded.graph.node(id).stage.to_string());
-            let known = loaded.lock.stages.iter().flat_map(|entry| &entry.packages);
+            let known = loaded
+                .graph
+                .lock()
+                .stages
+                .iter()
+                .flat_map(|entry| &entry.packages);
             let known: BTreeSet<String> = known
-                .map(|package| package.name.clone())
+                .map(|package| package.file.name.clone())
                 .chain(stages)
                 .collect();
             let nearest = suggest::nearest(name, known.iter().map(String::as_str));

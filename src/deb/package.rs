@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Read};
 use super::control::{Stanza, StanzaWriter};
 use super::relation::is_name;
 use super::version::Version;
+use impasto_store::sha256::Sha256;
 
 /// Largest `control` file, in bytes.
 const CONTROL_LIMIT: u64 = 1 << 20;
@@ -118,8 +119,8 @@ impl<R: Read> Package<R> {
         self.stanza().get(name).unwrap_or_default()
     }
 
-    /// The stanza of an index for it: its control file, where it lies, its size in bytes and its SHA-256 in hexadecimal.
-    pub fn index_stanza(&self, filename: &str, size: u64, sha256: &str) -> Vec<u8> {
+    /// The stanza of an index for it: its control file, where it lies, its size in bytes and its SHA-256.
+    pub fn index_stanza(&self, filename: &str, size: u64, sha256: Sha256) -> Vec<u8> {
         let mut writer = StanzaWriter::new();
         writer.fields_of(
             &self.stanza(),
@@ -128,7 +129,7 @@ impl<R: Read> Package<R> {
         writer
             .field("Filename", filename)
             .field("Size", size.to_string())
-            .field("SHA256", sha256);
+            .field("SHA256", sha256.to_string());
         writer.finish()
     }
 
@@ -517,9 +518,12 @@ pub(crate) mod tests {
         let bytes = deb(control, b"", "");
         let package = Package::read(bytes.as_slice()).unwrap();
         assert_eq!(
-            String::from_utf8(package.index_stanza("pool/h.deb", 17, "ab12")).unwrap(),
-            "Package: hello\nVersion: 2\nArchitecture: all\nDescription: words\n more\nFilename: pool/h.deb\nSize: 17\n\
-             SHA256: ab12\n\n"
+            String::from_utf8(package.index_stanza("pool/h.deb", 17, Sha256([7; 32]))).unwrap(),
+            format!(
+                "Package: hello\nVersion: 2\nArchitecture: all\nDescription: words\n more\nFilename: pool/h.deb\nSize: 17\n\
+             SHA256: {}\n\n",
+                "07".repeat(32)
+            )
         );
     }
 

@@ -26,6 +26,7 @@ use impasto_stages::Secret;
 use sources::{SourceEntry, choose, parse_list, parse_sources};
 
 use crate::base::bounded;
+use crate::net::Proxies;
 use crate::sandbox::protocol::RUN_DIR;
 use crate::sandbox::{NetworkPolicy, PolicyError, ReadPolicy};
 
@@ -155,6 +156,12 @@ impl Mirror {
         }
     }
 
+    /// User name and password.
+    pub fn login(&self) -> Option<(&str, &str)> {
+        let (user, password) = self.credentials.as_ref()?;
+        Some((user, password))
+    }
+
     /// The directory of the host that it is.
     pub fn directory(&self) -> Option<&Path> {
         matches!(self.scheme, "file" | "copy").then(|| Path::new(&self.rest))
@@ -225,8 +232,17 @@ pub struct MirrorChoice {
     pub archive: Option<Mirror>,
     /// The security archive's mirror; `Some(None)` is none at all.
     pub security: Option<Option<Mirror>>,
-    /// Proxies of the process's environment: scheme, and address.
-    pub proxies: Vec<(&'static str, Hidden)>,
+    /// Proxies of the process's environment.
+    pub proxies: ProxyChoice,
+}
+
+/// What the process's environment says of proxies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyChoice {
+    /// Scheme, and address.
+    addresses: Vec<(&'static str, Hidden)>,
+    /// Hosts and networks that are asked themselves, separated by commas.
+    except: String,
 }
 
 /// A text that may hold a password, and is not shown.
@@ -263,18 +279,7 @@ impl MirrorChoice {
             )),
             None => None,
         };
-        // HTTP_PROXY is not asked: a header of a request can set it where a server starts programs (httpoxy).
-        let proxies = [
-            ("http", "http_proxy"),
-            ("https", "https_proxy"),
-            ("https", "HTTPS_PROXY"),
-        ];
-        let proxies = proxies
-            .into_iter()
-            .filter_map(|(scheme, name)| Some((scheme, given(name)?)))
-            .filter(|(_, address)| is_plain(address))
-            .map(|(scheme, address)| (scheme, Hidden(address.to_owned())))
-            .collect();
+        let proxies = ProxyChoice::read(given);
         Ok(MirrorChoice {
             archive,
             security,
@@ -305,7 +310,8 @@ impl MirrorChoice {
         Ok(Mirrors {
             archive,
             security,
-            proxies: self.with_proxies(&apt_proxies()),
+            proxies: self.proxies.with_apt(&apt_proxies()),
+            except: self.proxies.except.clone(),
         })
     }
 
@@ -336,9 +342,37 @@ impl MirrorChoice {
         };
         (self.archive.clone().or_else(|| host(archive)), security)
     }
+}
+
+impl ProxyChoice {
+    /// Reads the variables of the environment, by name.
+    pub fn read<'a>(variable: impl Fn(&str) -> Option<&'a str>) -> ProxyChoice {
+        // HTTP_PROXY is not asked: a header of a request can set it where a server starts programs (httpoxy).
+        let names = [
+            ("http", "http_proxy"),
+            ("https", "https_proxy"),
+            ("https", "HTTPS_PROXY"),
+        ];
+        let addresses = names
+            .into_iter()
+            .filter_map(|(scheme, name)| Some((scheme, variable(name)?)))
+            .filter(|(_, address)| !address.is_empty() && is_plain(address))
+            .map(|(scheme, address)| (scheme, Hidden(address.to_owned())))
+            .collect();
+        let except = variable("no_proxy").or_else(|| variable("NO_PROXY"));
+        ProxyChoice {
+            addresses,
+            except: except.unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// The proxies for what impasto itself gets: those of the host's apt, then those of the environment.
+    pub fn resolve(&self) -> Proxies {
+        proxies(&self.with_apt(&apt_proxies()), &self.except)
+    }
 
     /// Apt's configuration of proxies: the host's own, then those of the environment for schemes that it says nothing of.
-    fn with_proxies(&self, dump: &str) -> Vec<(String, Hidden)> {
+    fn with_apt(&self, dump: &str) -> Vec<(String, Hidden)> {
         let mut proxies = Vec::new();
         for line in dump.lines() {
             let Some((key, value)) = line
@@ -360,7 +394,7 @@ impl MirrorChoice {
                 proxies.push((key.to_owned(), Hidden(value.to_owned())));
             }
         }
-        for (scheme, address) in &self.proxies {
+        for (scheme, address) in &self.addresses {
             let key = format!("Acquire::{scheme}::Proxy");
             if !proxies
                 .iter()
@@ -371,6 +405,17 @@ impl MirrorChoice {
         }
         proxies
     }
+}
+
+/// Apt's configuration of proxies, for the downloader: `Acquire::http::Proxy` or `Acquire::http::Proxy::HOST`.
+fn proxies(entries: &[(String, Hidden)], except: &str) -> Proxies {
+    let mut proxies = Proxies::except(except);
+    for (key, Hidden(address)) in entries {
+        let mut words = key.splitn(4, "::").skip(1);
+        let (scheme, host) = (words.next().unwrap_or_default(), words.nth(1));
+        proxies.add(scheme, host, (address != "DIRECT").then_some(address));
+    }
+    proxies
 }
 
 /// Whether apt's configuration can hold it between quotes.
@@ -436,9 +481,16 @@ pub struct Mirrors {
     pub archive: Option<Mirror>,
     pub security: Option<Mirror>,
     proxies: Vec<(String, Hidden)>,
+    /// Hosts and networks that are asked without a proxy.
+    except: String,
 }
 
 impl Mirrors {
+    /// The proxies that lead to them, for the downloader.
+    pub fn proxies(&self) -> Proxies {
+        proxies(&self.proxies, &self.except)
+    }
+
     fn named(&self) -> impl Iterator<Item = (&'static str, &Mirror)> {
         let both = [("archive", &self.archive), ("security", &self.security)];
         both.into_iter()
@@ -505,7 +557,7 @@ impl Mirrors {
             files: files.chain(certificates).collect(),
             directories: self
                 .directories()
-                .map(|(name, path)| (below(name), path.display().to_string()))
+                .map(|(name, path)| (below(name), path.to_owned()))
                 .collect(),
             facts: self.facts(),
             secrets: self.secrets().into_iter().map(Secret::new).collect(),
@@ -716,7 +768,7 @@ mod tests {
             ],
         );
         let mirrors = Mirrors {
-            proxies: choice.with_proxies(dump),
+            proxies: choice.proxies.with_apt(dump),
             ..Mirrors::default()
         };
         let expected = "Acquire::http::Proxy \"http://me:geheim@proxy.example.org:3128\";\n\

@@ -2,8 +2,10 @@
 //!
 //! * [`guest`] reads partition tables and file systems.
 //! * [`tree`] is the list of a disk's files, whose digest children bind to.
+//! * [`contents`] reads files out of a disk whose tree is known.
 //! * [`image`] says what a file is as a disk image.
 
+pub mod contents;
 pub mod guest;
 pub mod image;
 pub mod tree;

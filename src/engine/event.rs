@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use impasto_store::sha256::Sha256;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -22,6 +23,47 @@ pub struct Event {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
+    /// The packages of a stage are being resolved: before the run starts, or in a command that only locks.
+    ResolveStarted {
+        /// The node's label; `toolbox` for the tools that impasto itself uses.
+        stage: String,
+    },
+    /// The packages of a stage are resolved.
+    ResolveFinished {
+        /// The node's label, or `toolbox`.
+        stage: String,
+        /// How many package files it gets.
+        packages: usize,
+        /// Their bytes.
+        bytes: u64,
+        /// How long it took.
+        wall_ms: u64,
+    },
+    /// The locked packages of a stage are being compared with what their archives have now.
+    CompareStarted {
+        /// The node's label.
+        stage: String,
+    },
+    /// The lock is another one than before.
+    Locked {
+        /// The lock.
+        #[serde(serialize_with = "lossy")]
+        #[schemars(with = "String")]
+        path: PathBuf,
+        /// What changed, an entry or a package each.
+        changes: Vec<String>,
+        /// Whether it was written; a dry run writes nothing.
+        written: bool,
+    },
+    /// All package files that are needed are in the store.
+    PackagesFetched {
+        /// How many there are.
+        packages: usize,
+        /// Their bytes.
+        bytes: u64,
+        /// How long it took.
+        wall_ms: u64,
+    },
     /// The plan is made.
     RunStarted {
         /// Nodes that are asked for, and all that they need.
@@ -53,7 +95,7 @@ pub enum EventKind {
     },
     /// How far something long is: a download, or a disk or file that is read, written or checked.
     Progress {
-        /// The node's label; none where it is for several stages, as the download of packages is.
+        /// The node's label, or `toolbox`; none where it is for several stages, as the download of packages is.
         stage: Option<String>,
         /// What is done, such as `download`, `sealing` or `converting`.
         what: &'static str,
@@ -144,9 +186,19 @@ pub enum EventKind {
         /// Its length in bytes.
         bytes: u64,
         /// Its SHA-256, in hexadecimal.
-        sha256: String,
+        #[schemars(with = "String")]
+        sha256: Sha256,
         /// Whether it had to be written.
         written: bool,
+    },
+    /// An image's files were not written, though its stages may have succeeded: those of an earlier run stay.
+    ImageNotWritten {
+        /// The image, as selectors call it.
+        image: String,
+        /// Why.
+        error: String,
+        /// What to do about it.
+        help: Option<String>,
     },
     /// The run is over.
     RunFinished {

@@ -179,6 +179,7 @@ pub fn left(graph: &Graph, rest: &NodeMap<Rest>, jobs: usize) -> Left {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::LockFile;
     use crate::recipe::{LoadRequest, load};
 
     fn graph(text: &str) -> Graph {
@@ -191,7 +192,7 @@ mod tests {
         };
         let recipe =
             load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
-        Graph::new(&recipe, &registry)
+        Graph::new(&recipe, &registry, LockFile::default())
     }
 
     fn seconds(seconds: u64) -> Rest {

@@ -1,18 +1,20 @@
 //! The nodes of a recipe: its stages for every combination of the matrix, equal ones made one.
 //! Knows names, definitions and order; does no I/O and knows no store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use impasto_stages::action::{Cutoff, RootSpec, Slot};
+use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot};
 use impasto_stages::package_set::PackageSet;
-use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, StageContext, Value};
+use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, Value};
 use impasto_store::digest::NodeDigest;
 use impasto_store::key::{self, Atom, Describe, Sink};
 use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
 
-use crate::recipe::Recipe;
+use crate::engine::locking::AppliedLock;
+use crate::lock::LockFile;
+use crate::recipe::{Image, Recipe};
 
 pub use super::node::{NodeId, NodeMap};
 
@@ -48,15 +50,41 @@ impl Node {
 }
 
 /// An image of one combination: a name and its files.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ImageNode {
     /// How selectors call it.
     pub label: Arc<str>,
     /// What its files are called.
     pub name: String,
     pub combination: u32,
-    /// The nodes that make its files, with the file's name where it is one of several.
-    pub files: Vec<(NodeId, Option<Arc<str>>)>,
+    pub files: Vec<ImagePart>,
+    /// Files that its manifest quotes; each has a name.
+    pub metadata: Vec<ImagePart>,
+    /// The nodes that must succeed before any file is written.
+    pub requires: Vec<NodeId>,
+    /// What the recipe says of it beside.
+    pub text: Arc<Image>,
+}
+
+/// A file that an image consists of, or that its manifest quotes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePart {
+    /// The node that makes it.
+    pub node: NodeId,
+    /// The file's name where it is one of several of the node's.
+    pub file: Option<Arc<str>>,
+    /// How the recipe calls it.
+    pub name: Option<String>,
+}
+
+impl ImageNode {
+    /// The nodes whose files it reads: all that it needs but those that only have to succeed.
+    pub fn sources(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.files
+            .iter()
+            .chain(&self.metadata)
+            .map(|part| part.node)
+    }
 }
 
 /// The nodes and images of a recipe.
@@ -69,8 +97,8 @@ pub struct Graph {
     combinations: Vec<Vec<String>>,
     /// Every stage name of the recipe's text that has a node, in order.
     stages: Vec<Arc<str>>,
-    /// The packages of the tools that Actions with a toolbox use, where the lock names them.
-    pub toolbox: Option<PackageSet>,
+    /// The lock that its nodes have their packages from.
+    pub(super) lock: AppliedLock,
 }
 
 /// A selector that names nothing, or cannot be read.
@@ -141,8 +169,9 @@ impl Describe for Definition<'_> {
 }
 
 impl Graph {
-    /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles.
-    pub fn new(recipe: &Recipe, registry: &Registry) -> Graph {
+    /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles, with the packages that its lock
+    /// has for them. What a node lacks its [`Graph::lock_state`] tells.
+    pub fn new(recipe: &Recipe, registry: &Registry, lock: LockFile) -> Graph {
         let mut graph = Graph {
             nodes: NodeMap::new(),
             images: Vec::new(),
@@ -153,7 +182,7 @@ impl Graph {
                 .map(|combination| combination.values.clone())
                 .collect(),
             stages: Vec::new(),
-            toolbox: None,
+            lock: AppliedLock::default(),
         };
         let mut by_definition: HashMap<NodeDigest, NodeId> = HashMap::new();
         for (place, combination) in recipe.combinations.iter().enumerate() {
@@ -193,12 +222,8 @@ impl Graph {
                     let root = from
                         .cloned()
                         .unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
-                    let context = StageContext {
-                        name: stage.name.to_string(),
-                        source_date_epoch: recipe.source_date_epoch,
-                        root: root.clone(),
-                    };
-                    let lowered = (kind.lower)(&stage.params, &context);
+                    let mut lowered = stage.lowered.clone();
+                    lowered.set_root(&root);
                     graph.nodes.push(Node {
                         stage: stage.name.clone(),
                         kind,
@@ -211,27 +236,44 @@ impl Graph {
                         parents,
                         root,
                         cutoff: kind.cutoff(&stage.params).unwrap_or(recipe.cutoff),
-                        lowered: lowered.expect("BUG: the recipe let wrong parameters pass"),
+                        lowered,
                     })
                 });
                 graph.nodes[id].combinations.push(place as u32);
                 ids.insert(stage.name.clone(), id);
             }
             for image in &combination.images {
-                let files = image.files.iter().filter_map(|file| match &file.data {
-                    Data::Stage(stage) => Some((ids[stage], None)),
-                    Data::StageFile { stage, file } => Some((ids[stage], Some(file.clone()))),
-                    _ => None,
-                });
+                let part = |value: &Value, name: Option<&String>| {
+                    let (node, file) = match &value.data {
+                        Data::Stage(stage) => (ids[stage], None),
+                        Data::StageFile { stage, file } => (ids[stage], Some(file.clone())),
+                        _ => return None,
+                    };
+                    let name = name.cloned();
+                    Some(ImagePart { node, file, name })
+                };
+                let files = image.files.iter();
+                let metadata = image.metadata.iter();
+                let requires = image.requires.iter();
                 graph.images.push(ImageNode {
                     label: image.label.clone(),
                     name: image.name.clone(),
                     combination: place as u32,
-                    files: files.collect(),
+                    files: files
+                        .filter_map(|file| part(&file.value, file.name.as_ref()))
+                        .collect(),
+                    metadata: metadata
+                        .filter_map(|(name, value)| part(value, Some(name)))
+                        .collect(),
+                    requires: requires
+                        .filter_map(|value| Some(part(value, None)?.node))
+                        .collect(),
+                    text: image.clone(),
                 });
             }
         }
         graph.name_nodes();
+        graph.set_lock(lock);
         graph
     }
 
@@ -299,6 +341,14 @@ impl Graph {
         self.nodes.is_empty()
     }
 
+    /// Whether a node tests another one's disk.
+    pub fn is_test(&self, id: NodeId) -> bool {
+        let actions = &self.node(id).lowered.actions;
+        actions
+            .iter()
+            .any(|action| action.executor == Executor::Machine)
+    }
+
     /// Every node, in topological order.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         self.nodes.ids()
@@ -346,7 +396,7 @@ impl Graph {
     }
 
     /// Gives a node's Actions that take packages those that they are to take.
-    pub fn fill(&mut self, id: NodeId, set: &PackageSet) {
+    pub(super) fn fill(&mut self, id: NodeId, set: &PackageSet) {
         for action in &mut self.nodes[id].lowered.actions {
             if let Some(packages) = &mut action.packages {
                 packages.clone_from(set);
@@ -366,25 +416,11 @@ impl Graph {
         needed
     }
 
-    /// The packages that some nodes need to run, and those of the tools where one of them uses tools.
-    pub fn package_sets(&self, nodes: impl Iterator<Item = NodeId>) -> Vec<&PackageSet> {
-        let actions: Vec<_> = nodes
-            .flat_map(|id| &self.node(id).lowered.actions)
-            .collect();
-        let tools = self
-            .toolbox
-            .iter()
-            .filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
-        tools
-            .chain(actions.iter().filter_map(|action| action.packages.as_ref()))
-            .collect()
-    }
-
-    /// What to build where the user names nothing: every image, or every node where the recipe has no image.
+    /// What to build where the user names nothing: every image, or every node but tests where the recipe has no image.
     pub fn everything(&self) -> Selection {
         if self.images.is_empty() {
             return Selection {
-                nodes: self.ids().collect(),
+                nodes: self.ids().filter(|id| !self.is_test(*id)).collect(),
                 images: Vec::new(),
             };
         }
@@ -394,11 +430,23 @@ impl Graph {
     fn with_images(&self, images: Vec<usize>) -> Selection {
         let mut nodes: Vec<_> = images
             .iter()
-            .flat_map(|image| self.images[*image].files.iter().map(|(id, _)| *id))
+            .map(|image| &self.images[*image])
+            .flat_map(|image| image.sources().chain(image.requires.iter().copied()))
             .collect();
         nodes.sort_unstable();
         nodes.dedup();
         Selection { nodes, images }
+    }
+
+    /// A selection without what its images only require.
+    pub fn without_required(&self, mut selection: Selection) -> Selection {
+        let images = || selection.images.iter().map(|image| &self.images[*image]);
+        let needed: HashSet<NodeId> = images().flat_map(ImageNode::sources).collect();
+        let required: HashSet<NodeId> = images().flat_map(|image| image.requires.clone()).collect();
+        selection
+            .nodes
+            .retain(|id| needed.contains(id) || !required.contains(id));
+        selection
     }
 
     /// The images of a label; where there are none, those whose files are called so.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use impasto_store::Store;
 use impasto_store::digest::{ActionDigest, ClaimId, Digest, Hasher, domain};
+use impasto_store::sha256::Sha256;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::forecast::Durations;
@@ -55,8 +56,8 @@ pub struct FileMemory {
     pub content: Digest,
     /// Its length in bytes.
     pub size: u64,
-    /// Its SHA-256, in hexadecimal.
-    pub sha256: String,
+    #[serde(with = "impasto_store::sha256::text")]
+    pub sha256: Sha256,
     /// Device, inode, mtime and ctime in nanoseconds: while they are equal, nobody wrote to it.
     pub stamp: (u64, u64, i128, i128),
 }

@@ -15,6 +15,7 @@ use impasto_store::inputs::{
 use impasto_store::{Error as StoreError, Store};
 use walkdir::WalkDir;
 
+use crate::base::io::IoError;
 use crate::recipe::scope::{Outside, Scope};
 
 /// Most entries of a directory that is an input, with all that is below it.
@@ -24,12 +25,8 @@ const MAX_ENTRIES: usize = 1_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// It cannot be read.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// The store says why.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -51,7 +48,8 @@ impl InputError {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {
-            InputError::Io { source, .. } | InputError::Store(StoreError::Io { source, .. }) => {
+            InputError::Io(IoError { source, .. })
+            | InputError::Store(StoreError::Io { source, .. }) => {
                 Outside::of(source).map(Outside::help)
             }
             _ => None,
@@ -59,11 +57,7 @@ impl InputError {
     }
 
     fn io(verb: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
-        InputError::Io {
-            verb,
-            path: path.to_owned(),
-            source: source.into(),
-        }
+        IoError::at(verb, path)(source.into())
     }
 }
 
@@ -131,6 +125,11 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// Where relative paths start from.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The inputs of a recipe whose relative paths start from `dir`, and which may read what is in `scope`.
     pub fn new(store: Store, dir: PathBuf, scope: Arc<Scope>) -> Self {
         Inputs {

@@ -19,7 +19,6 @@
 
 pub mod cause;
 pub mod chain;
-pub mod download;
 pub mod event;
 pub mod failed;
 pub mod forecast;

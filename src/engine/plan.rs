@@ -21,7 +21,6 @@ use crate::engine::chain::{ActionChain, chain_step_name};
 use crate::engine::graph::{Graph, NodeId, NodeMap, local_paths};
 use crate::engine::history::{FileMemory, History, NodeHistory, RecipeState};
 use crate::engine::inputs::{Input, InputError, Inputs};
-use crate::engine::locking::LockState;
 use crate::engine::publish::Published;
 use crate::engine::reason::{Reason, ReasonNames, changes};
 use crate::recipe::Recipe;
@@ -197,35 +196,35 @@ pub struct Planner<'a> {
     store: &'a Store,
     inputs: Inputs,
     history: History<'a>,
-    /// What the lock has for each node.
-    locks: &'a NodeMap<LockState>,
     /// Nodes that run even where their results are known.
     rebuild: NodeMap<bool>,
+    /// How strongly the sandbox isolates in which it would run.
+    isolation: Isolation,
     /// What the units of each node came to, made or found, as far as that is known.
     in_use: NodeMap<Vec<(ActionDigest, ClaimId)>>,
 }
 
 impl<'a> Planner<'a> {
-    /// A planner over a recipe's graph. `locks` is what the recipe's lock has for each node.
-    pub fn new(
-        recipe: &Recipe,
-        graph: &'a Graph,
-        locks: &'a NodeMap<LockState>,
-        store: &'a Store,
-    ) -> Self {
+    /// A planner over a recipe's graph. `isolation` is how strongly the sandbox isolates in which Actions of sandboxes would run.
+    pub fn new(recipe: &Recipe, graph: &'a Graph, store: &'a Store, isolation: Isolation) -> Self {
         Planner {
             graph,
             store,
             inputs: Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone()),
             history: History::new(RecipeState::new(store, recipe)),
-            locks,
             rebuild: NodeMap::filled(false, graph.len()),
+            isolation,
             in_use: NodeMap::filled(Vec::new(), graph.len()),
         }
     }
 
     pub fn graph(&self) -> &'a Graph {
         self.graph
+    }
+
+    /// The recipe's directory.
+    pub fn dir(&self) -> &Path {
+        self.inputs.dir()
     }
 
     /// Where results are looked up.
@@ -457,7 +456,7 @@ impl<'a> Planner<'a> {
                         });
                 }
                 Slot::Toolbox => {
-                    let tools = graph.toolbox.as_ref().map(PackageSet::content);
+                    let tools = graph.toolbox().map(PackageSet::content);
                     // Without a lock the node has no key that could be found.
                     let content = tools.unwrap_or_else(|| PackageSet::default().content());
                     return Ok(Bound {
@@ -525,7 +524,7 @@ impl<'a> Planner<'a> {
         inherited: &BTreeSet<Caveat>,
     ) -> Result<PlanState, PlanError> {
         let digest = action.digest();
-        if !self.locks[id].is_locked() {
+        if !self.graph.lock_state(id).is_locked() {
             return Ok(PlanState::Dirty {
                 action: digest,
                 reason: Reason::NotLocked,
@@ -539,7 +538,7 @@ impl<'a> Planner<'a> {
         }
         let last = || self.history_of(id, units.done());
         let mut claims = self.store.lookup(&digest)?;
-        let asked = TrustPolicy::of(action, inherited);
+        let asked = TrustPolicy::of(action, inherited, self.isolation);
         let refused = claims.iter().find_map(|claim| asked.rejection(claim));
         claims.retain(|claim| asked.rejection(claim).is_none());
         // The one that is remembered for the node, else the strongest isolation, else the smallest id: see "Which claim is
@@ -605,14 +604,19 @@ pub struct TrustPolicy {
 
 impl TrustPolicy {
     /// What carrying out an Action over inputs with these caveats would give.
-    pub fn of(action: &Action<Bound>, inherited: &BTreeSet<Caveat>) -> Self {
+    /// `sandbox` is how strongly the one isolates in which it would be carried out.
+    pub fn of(action: &Action<Bound>, inherited: &BTreeSet<Caveat>, sandbox: Isolation) -> Self {
         let isolation = match (action.executor, action.sandbox) {
             (Executor::Host, _) => Isolation::Host,
-            (Executor::Sandbox(_), SandboxRequirement::Vm) => Isolation::Vm,
-            (Executor::Sandbox(_), _) => Isolation::Namespace,
+            (Executor::Sandbox(_), SandboxRequirement::Vm) | (Executor::Machine, _) => {
+                Isolation::Vm
+            }
+            (Executor::Sandbox(_), _) => sandbox,
         };
         let unlocked = action.is_unlocked().then_some(Caveat::Unlocked);
-        let weak = action.privileged.then_some(Caveat::WeakIsolation);
+        // As a job marks what it makes.
+        let weak = isolation == Isolation::Weak || action.privileged;
+        let weak = weak.then_some(Caveat::WeakIsolation);
         TrustPolicy {
             isolation,
             caveats: inherited

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use impasto_store::Owner;
 use impasto_store::digest::Digest;
 use impasto_store::holder::{FOREIGN_SECS, Holder};
+use impasto_store::sha256::Sha256;
 use tempfile::NamedTempFile;
 
 use crate::base::bounded;
@@ -22,6 +23,8 @@ pub struct Target {
     pub file: Option<String>,
     /// Where it goes, absolute.
     pub path: PathBuf,
+    /// Whether it waits for others: it is written, and gets its name with them.
+    pub held: bool,
 }
 
 /// A file that was written.
@@ -32,16 +35,38 @@ pub struct Published {
     pub memory: FileMemory,
 }
 
+/// A file that a job wrote for the user.
+#[derive(Debug)]
+pub enum WrittenTarget {
+    Published(Published),
+    /// It waits for its name.
+    Held(SealedDraft),
+}
+
+impl WrittenTarget {
+    /// Where it is, or is going to be.
+    pub fn path(&self) -> &Path {
+        match self {
+            WrittenTarget::Published(published) => &published.path,
+            WrittenTarget::Held(sealed) => &sealed.path,
+        }
+    }
+}
+
 /// Whether the target's file, and the checksum beside it, are as they were `written` for this result.
 pub fn is_current(target: &Target, hit: &Hit, written: Option<&FileMemory>) -> bool {
     let Some(file) = hit.file(target.file.as_ref()) else {
         return false;
     };
     let Some(known) = written else { return false };
-    known.content == file.content.digest()
-        && stamp(&target.path).ok() == Some(known.stamp)
+    is_unchanged(&target.path, &file.content.digest(), known)
         && bounded::read(checksum_path(&target.path), bounded::LINES)
-            .is_ok_and(|line| line == checksum_line(&target.path, &known.sha256).as_bytes())
+            .is_ok_and(|line| line == checksum_line(&target.path, known.sha256).as_bytes())
+}
+
+/// Whether a file is as it was written, and was made of this.
+pub fn is_unchanged(path: &Path, content: &Digest, written: &FileMemory) -> bool {
+    written.content == *content && stamp(path).ok() == Some(written.stamp)
 }
 
 fn stamp(path: &Path) -> io::Result<(u64, u64, i128, i128)> {
@@ -106,37 +131,103 @@ impl Draft {
         Ok(())
     }
 
+    /// Makes what was written durable: it only wants its name.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn seal(self, content: Digest, sha256: Sha256, mode: u32) -> io::Result<SealedDraft> {
+        let file = self.temp.as_file();
+        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
+        file.sync_all()?;
+        Ok(SealedDraft {
+            temp: self.temp,
+            path: self.path,
+            owner: self.owner,
+            content,
+            sha256,
+        })
+    }
+
     /// Makes the file, and its checksum beside it, durable and visible.
     ///
     /// # Errors
     /// One of them cannot be written.
-    pub fn publish(self, content: Digest, sha256: &str, mode: u32) -> io::Result<Published> {
-        let file = self.temp.as_file();
-        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
-        file.sync_all()?;
-        self.temp.persist(&self.path).map_err(|error| error.error)?;
-        let dir = self.path.parent().unwrap_or(Path::new("/"));
-        let mut checksum = part(dir, &self.owner)?;
-        checksum.write_all(checksum_line(&self.path, sha256).as_bytes())?;
+    pub fn publish(self, content: Digest, sha256: Sha256, mode: u32) -> io::Result<Published> {
+        self.seal(content, sha256, mode)?.publish()
+    }
+}
+
+/// A file that is written and durable, and waits for its name. Dropped, it is gone.
+#[derive(Debug)]
+pub struct SealedDraft {
+    temp: NamedTempFile,
+    path: PathBuf,
+    owner: Owner,
+    content: Digest,
+    sha256: Sha256,
+}
+
+impl SealedDraft {
+    /// Where it is going to be.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn sha256(&self) -> Sha256 {
+        self.sha256
+    }
+
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// The file system does not say.
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.temp.as_file().metadata()?.len())
+    }
+
+    /// Makes the file visible, with its checksum beside it.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub fn publish(self) -> io::Result<Published> {
+        let dir = self.path.parent().unwrap_or(Path::new("/")).to_owned();
+        let mut checksum = part(&dir, &self.owner)?;
+        checksum.write_all(checksum_line(&self.path, self.sha256).as_bytes())?;
         checksum
             .as_file()
             .set_permissions(std::fs::Permissions::from_mode(0o644))?;
         checksum.as_file().sync_all()?;
+        let checksum_path = checksum_path(&self.path);
+        let published = self.publish_alone()?;
         checksum
-            .persist(checksum_path(&self.path))
+            .persist(checksum_path)
             .map_err(|error| error.error)?;
+        bounded::open_directory(&dir)?.sync_all()?;
+        Ok(published)
+    }
+
+    /// Makes the file visible. It is durable with the directory.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn publish_alone(self) -> io::Result<Published> {
+        let SealedDraft {
+            temp,
+            path,
+            content,
+            sha256,
+            ..
+        } = self;
+        temp.persist(&path).map_err(|error| error.error)?;
+        let dir = path.parent().unwrap_or(Path::new("/"));
         bounded::open_directory(dir)?.sync_all()?;
-        let size = std::fs::metadata(&self.path)?.len();
         let memory = FileMemory {
             content,
-            size,
-            sha256: sha256.to_owned(),
-            stamp: stamp(&self.path)?,
+            size: std::fs::metadata(&path)?.len(),
+            sha256,
+            stamp: stamp(&path)?,
         };
-        Ok(Published {
-            path: self.path,
-            memory,
-        })
+        Ok(Published { path, memory })
     }
 }
 
@@ -198,7 +289,7 @@ fn checksum_path(path: &Path) -> PathBuf {
 }
 
 /// The line that `sha256sum -c` reads.
-fn checksum_line(path: &Path, sha256: &str) -> String {
+fn checksum_line(path: &Path, sha256: Sha256) -> String {
     format!(
         "{sha256}  {}\n",
         path.file_name().unwrap_or_default().to_string_lossy()

@@ -8,6 +8,8 @@ use impasto_store::refs::Checkout;
 use impasto_store::{Error as StoreError, Store};
 use serde::{Deserialize, Serialize};
 
+use crate::debian::packages::tools;
+use crate::engine::graph::Graph;
 use crate::engine::history::{EARLIER, MEMORY, RecipeHistory, RecipeState, recipes};
 
 /// The state file in which earlier versions, which had no roots, remembered packages.
@@ -22,6 +24,23 @@ pub struct UsedPackages {
     pub files: BTreeSet<String>,
     /// Names of the toolbox' trees.
     pub trees: BTreeSet<String>,
+}
+
+impl UsedPackages {
+    /// What a graph's lock names.
+    pub fn of(graph: &Graph) -> UsedPackages {
+        let lock = graph.lock();
+        let entries = lock.toolbox.iter().chain(&lock.stages);
+        let files = entries
+            .flat_map(|entry| &entry.packages)
+            .map(|package| package.file.sha256.to_string())
+            .collect();
+        let trees = graph.toolbox().map(|set| tools::name(set).to_string());
+        UsedPackages {
+            files,
+            trees: trees.into_iter().collect(),
+        }
+    }
 }
 
 /// What a run uses of the store.

@@ -1,6 +1,7 @@
 //! The one loop that runs a plan: starts jobs as the schedule allows, takes their results, tells what happens.
 //! Knows nodes and results; prints nothing, and knows no sandbox from another.
 
+mod images;
 mod jobs;
 mod keep;
 mod progress;
@@ -8,6 +9,7 @@ mod results;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -19,19 +21,25 @@ use impasto_store::lease::Lease;
 use crate::base::cancel::CancelToken;
 use crate::base::interrupt::Interrupt;
 use crate::debian::packages::fetch::Fetcher;
+use crate::debian::packages::host::PackageHost;
 use crate::engine::chain::ActionChain;
 use crate::engine::event::{Event, EventKind, How};
 use crate::engine::graph::{Graph, NodeId, NodeMap, Selection};
 use crate::engine::hints::Hints;
 use crate::engine::job::{Job, JobContext, JobError, JobTask, Message};
+use crate::engine::locking;
 use crate::engine::plan::{Hit, PlanError, PlanState, Planner};
 use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, TaskState};
-use crate::sandbox::Sandbox;
+use crate::net::Proxies;
+use crate::sandbox::SandboxSetup;
+
+pub use images::{Description, HeldImage, ImageFacts, ImageGate, ImageRefusal, TargetFacts};
 
 /// What a run is told beside its plan.
+#[derive(Clone)]
 pub struct RunConfig<'a> {
     pub recipe: String,
     /// How many jobs may run at once.
@@ -40,22 +48,28 @@ pub struct RunConfig<'a> {
     pub keep_going: bool,
     /// Files to write for the user, by the node that makes them.
     pub targets: HashMap<NodeId, Vec<Target>>,
-    /// Where Actions with a sandbox run; why they cannot, where they cannot.
-    pub sandbox: Result<Arc<dyn Sandbox>, String>,
-    /// Makes what gets package files; asked where something is to run.
-    pub packages: &'a dyn Fn() -> Fetcher,
+    /// Images whose files appear together.
+    pub images: Vec<HeldImage>,
+    /// What decides whether they do.
+    pub gate: Option<&'a dyn ImageGate>,
+    /// Where Actions with a sandbox run, and what their steps see there.
+    pub sandbox: SandboxSetup,
+    /// Where packages come from.
+    pub packages: &'a PackageHost,
+    /// The proxies of this host; asked where something is fetched.
+    pub proxies: Arc<dyn Fn() -> Proxies + Send + Sync>,
+    /// Where reports of tests that failed go, and how messages call that, with a `/` at its end.
+    pub reports: (PathBuf, String),
     /// Seconds since 1970, for records.
     pub now: u64,
     /// What users are told to do about failures.
-    pub hints: Box<dyn Hints>,
+    pub hints: Rc<dyn Hints>,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
     /// What claims record of the host.
     pub facts: std::collections::BTreeMap<String, String>,
     /// What the user may ask while it runs.
     pub interrupt: Interrupt,
-    /// What of packages the recipe's lock names.
-    pub used: UsedPackages,
     /// Whether everything that the recipe names is to be built.
     pub whole: bool,
 }
@@ -70,6 +84,8 @@ pub struct Summary {
     pub failed: usize,
     /// Nodes that did not run.
     pub cancelled: usize,
+    /// Images whose files were not written.
+    pub not_written: usize,
     /// Whether the user stopped it.
     pub interrupted: bool,
     /// Whether the host failed (a full disk, an I/O error), not a stage.
@@ -90,6 +106,8 @@ pub struct Engine<'a> {
     config: RunConfig<'a>,
     /// What gets package files.
     packages: Option<Fetcher>,
+    /// What of packages the recipe's lock names.
+    used: UsedPackages,
     /// What jobs share, made for the first one.
     context: Option<Arc<JobContext>>,
     schedule: Schedule,
@@ -105,6 +123,7 @@ pub struct Engine<'a> {
     unsaved: bool,
     /// Results that were missed in this run, each told once.
     missed: BTreeSet<PathBuf>,
+    images: images::Images,
     cancel: CancelToken,
     /// Set where the run has to end early: until when it waits for the jobs that were told to stop.
     deadline: Option<Instant>,
@@ -133,6 +152,8 @@ struct NodeRun<'a> {
     built: bool,
     /// When its first job began.
     started: Option<Instant>,
+    /// How long it took where it ran.
+    ran: Duration,
     /// Bytes that it added to the store.
     stored_bytes: u64,
     /// When its last job began, in ticks, and when its result was last lost.
@@ -212,6 +233,7 @@ impl<'a> Engine<'a> {
             planner,
             config,
             packages: None,
+            used: UsedPackages::of(graph),
             context: None,
             schedule,
             nodes,
@@ -221,6 +243,7 @@ impl<'a> Engine<'a> {
             saved: Instant::now(),
             unsaved: false,
             missed: BTreeSet::new(),
+            images: images::Images::default(),
             cancel: CancelToken::new(),
             deadline: None,
             sender,
@@ -288,10 +311,22 @@ impl<'a> Engine<'a> {
         let sets = self.graph.package_sets(self.open());
         // Who needs none does not ask the host's apt where its mirrors are.
         if !sets.is_empty() {
-            let packages = (self.config.packages)();
+            let packages = self.fetcher();
             packages.begin(sets.into_iter());
             self.packages = Some(packages);
         }
+    }
+
+    /// What gets the package files of the lock.
+    fn fetcher(&self) -> Fetcher {
+        let (store, dir) = (self.planner.store(), self.planner.dir());
+        locking::fetcher(
+            self.config.packages,
+            store,
+            dir,
+            self.graph,
+            CancelToken::new(),
+        )
     }
 
     /// Takes the next message of a job, or notices that there is no more time for any.
@@ -399,7 +434,7 @@ impl<'a> Engine<'a> {
     fn finish_cached(&mut self, id: NodeId) {
         for target in self.config.targets.get(&id).into_iter().flatten() {
             if let Some(file) = self.planner.published(&target.path) {
-                let (bytes, sha256) = (file.size, file.sha256.clone());
+                let (bytes, sha256) = (file.size, file.sha256);
                 let event = EventKind::Published {
                     path: target.path.clone(),
                     bytes,
@@ -414,6 +449,7 @@ impl<'a> Engine<'a> {
         }
         self.nodes[id].built = false;
         self.schedule.done(id);
+        self.look_at_images(id);
         let stage = self.label(id);
         let result_bytes = if self.has_work {
             self.result_bytes(id)
@@ -539,6 +575,7 @@ impl<'a> Engine<'a> {
     }
 
     fn finish(mut self) -> Summary {
+        self.end_images();
         self.save(self.is_whole());
         self.save_durations();
         self.release();
@@ -548,6 +585,7 @@ impl<'a> Engine<'a> {
         let mut summary = Summary {
             interrupted: self.interrupted,
             host_failed: self.host_failed,
+            not_written: self.images.not_written,
             ..Summary::default()
         };
         for id in self.graph.ids() {

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use impasto_stages::package_set::{LockedPackage, PackageName, PackageSet};
+use impasto_store::sha256::Sha256;
 use serde::Deserialize;
 
 /// The version of the format.
@@ -77,11 +78,11 @@ pub struct LockEntry {
     pub packages: Vec<LockPackage>,
     /// What is taken out, in order of name and architecture.
     #[serde(default)]
-    pub removed: Vec<Removed>,
+    pub removed: Vec<PackageName>,
 }
 
 /// An archive as it was when it was asked.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockArchive {
     /// How packages name it.
@@ -89,42 +90,65 @@ pub struct LockArchive {
     /// Its own date, in UTC (RFC 3339).
     pub date: String,
     /// SHA-256 of its signed list of indexes.
-    pub release: String,
+    pub release: Sha256,
     /// Whether it was believed without a signature.
     #[serde(default)]
     pub trusted: bool,
 }
 
 /// A package file, and where it was had.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PackageRow")]
 pub struct LockPackage {
-    pub name: String,
-    pub version: String,
-    /// The machine that it is for, or `all`.
-    pub architecture: String,
-    /// Length of the file in bytes.
-    pub size: u64,
+    pub file: LockedPackage,
     /// What the package says it takes when it is installed, in KiB; none where it does not say, or the lock is older.
-    #[serde(default)]
     pub installed: Option<u64>,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
     /// The archive's name; none for a file of the user's.
-    #[serde(default)]
     pub archive: Option<String>,
     /// The file's path below the archive's address, or below the recipe's directory.
     pub path: String,
 }
 
-/// A package that is taken out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// A package as a line of the text has it.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Removed {
-    pub name: String,
-    pub version: String,
-    /// The machine that it is for, or `all`.
-    pub architecture: String,
+struct PackageRow {
+    name: String,
+    version: String,
+    architecture: String,
+    size: u64,
+    #[serde(default)]
+    installed: Option<u64>,
+    sha256: String,
+    #[serde(default)]
+    archive: Option<String>,
+    path: String,
+}
+
+impl TryFrom<PackageRow> for LockPackage {
+    type Error = String;
+
+    fn try_from(row: PackageRow) -> Result<Self, String> {
+        let PackageRow { name, sha256, .. } = &row;
+        let wrong = |_| {
+            format!(
+                "`sha256` of package {name:?} is {sha256:?}, which is not a SHA-256: 64 digits of 0-9 and a-f"
+            )
+        };
+        let sha256 = sha256.parse().map_err(wrong)?;
+        Ok(LockPackage {
+            file: LockedPackage {
+                name: row.name,
+                architecture: row.architecture,
+                version: row.version,
+                sha256,
+                size: row.size,
+            },
+            installed: row.installed,
+            archive: row.archive,
+            path: row.path,
+        })
+    }
 }
 
 impl LockFile {
@@ -315,27 +339,15 @@ impl LockEntry {
 
     /// What an Action is given.
     pub fn set(&self) -> PackageSet {
-        let install = self.packages.iter().map(|package| LockedPackage {
-            name: package.name.clone(),
-            architecture: package.architecture.clone(),
-            version: package.version.clone(),
-            sha256: package.sha256.clone(),
-            size: package.size,
-        });
-        let remove = self.removed.iter().map(|package| PackageName {
-            name: package.name.clone(),
-            architecture: package.architecture.clone(),
-            version: package.version.clone(),
-        });
         PackageSet {
-            install: install.collect(),
-            remove: remove.collect(),
+            install: self.packages.iter().map(|p| p.file.clone()).collect(),
+            remove: self.removed.clone(),
         }
     }
 
     /// Bytes of its package files.
     pub fn bytes(&self) -> u64 {
-        self.packages.iter().map(|package| package.size).sum()
+        self.packages.iter().map(|package| package.file.size).sum()
     }
 }
 
@@ -387,10 +399,10 @@ impl fmt::Display for LockEntry {
             } in archives
             {
                 let trusted = if *trusted { ", trusted = true" } else { "" };
-                let (name, date, release) = (quoted(name), quoted(date), quoted(release));
+                let (name, date) = (quoted(name), quoted(date));
                 writeln!(
                     f,
-                    "  {{ name = {name}, date = {date}, release = {release}{trusted} }},"
+                    "  {{ name = {name}, date = {date}, release = \"{release}\"{trusted} }},"
                 )?;
             }
             writeln!(f, "]")?;
@@ -398,16 +410,19 @@ impl fmt::Display for LockEntry {
         if !packages.is_empty() {
             writeln!(f, "packages = [")?;
             for LockPackage {
-                name,
-                version,
-                architecture,
-                size,
+                file,
                 installed,
-                sha256,
                 archive,
                 path,
             } in packages
             {
+                let LockedPackage {
+                    name,
+                    architecture,
+                    version,
+                    sha256,
+                    size,
+                } = file;
                 let archive = archive.as_ref().map_or(String::new(), |archive| {
                     format!("archive = {}, ", quoted(archive))
                 });
@@ -415,22 +430,21 @@ impl fmt::Display for LockEntry {
                     format!("installed = {installed}, ")
                 });
                 let (name, version) = (quoted(name), quoted(version));
-                let (architecture, sha256, path) =
-                    (quoted(architecture), quoted(sha256), quoted(path));
+                let (architecture, path) = (quoted(architecture), quoted(path));
                 writeln!(
                     f,
                     "  {{ name = {name}, version = {version}, architecture = {architecture}, size = {size}, \
-                     {installed}sha256 = {sha256}, {archive}path = {path} }},"
+                     {installed}sha256 = \"{sha256}\", {archive}path = {path} }},"
                 )?;
             }
             writeln!(f, "]")?;
         }
         if !removed.is_empty() {
             writeln!(f, "removed = [")?;
-            for Removed {
+            for PackageName {
                 name,
-                version,
                 architecture,
+                version,
             } in removed
             {
                 let (name, version, architecture) =

@@ -110,7 +110,11 @@ impl From<String> for PackageHint {
 }
 
 /// One package manager: resolves what stages want, and tells what is newer. Asks archives; builds nothing.
-pub trait PackageManager {
+/// It is asked on a thread of its own, beside which its caller tells how much has come.
+pub trait PackageManager: Sync {
+    /// The files of a disk that tell which packages it has, by their paths; a disk without the first has none.
+    fn state_files(&self) -> &'static [&'static str];
+
     /// The tools that impasto itself needs here, and for packages of `foreign` architectures: resolved without any tool.
     ///
     /// # Errors

@@ -18,9 +18,7 @@ use std::path::{Path, PathBuf};
 use impasto_store::Owner;
 
 pub use check::MAX_INSTALLED;
-pub use file::{
-    LockArchive, LockEntry, LockFile, LockPackage, LockTable, RefusedEntry, Removed, TOOLBOX,
-};
+pub use file::{LockArchive, LockEntry, LockFile, LockPackage, LockTable, RefusedEntry, TOOLBOX};
 pub use manager::{
     BaseLayer, InstalledBase, ManagerError, NewerVersion, PackageHint, PackageManager, Pinning,
     ResolveQuery,

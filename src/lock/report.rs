@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::file::{LockEntry, LockFile, TOOLBOX};
+use impasto_store::sha256::Sha256;
 
 /// The differences of two locks, a line each: the entry, then what was added, changed and left out of it.
 pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
@@ -56,13 +57,13 @@ fn label(entry: &LockEntry) -> String {
 }
 
 fn differences(before: &LockEntry, after: &LockEntry) -> Vec<String> {
-    let installs = |entry: &LockEntry| -> BTreeMap<(String, String), (String, String)> {
-        let packages = entry.packages.iter();
-        packages
+    let installs = |entry: &LockEntry| -> BTreeMap<(String, String), (String, Sha256)> {
+        let files = entry.packages.iter().map(|package| &package.file);
+        files
             .map(|p| {
                 (
                     (p.name.clone(), p.architecture.clone()),
-                    (p.version.clone(), p.sha256.clone()),
+                    (p.version.clone(), p.sha256),
                 )
             })
             .collect()

@@ -142,7 +142,7 @@ stage "convert" "qcow2" {
 pub(super) static IMAGE: Block = Block {
     name: "image",
     labels: &["NAME"],
-    help: "What is published, for every combination of the matrix.",
+    help: "What is published, for every combination of the matrix, and what must hold before it is.",
     attributes: &[
         attribute(
             "name",
@@ -151,13 +151,61 @@ pub(super) static IMAGE: Block = Block {
         ),
         attribute(
             "files",
-            "list of stages or their files",
-            "What is published, such as `[stage.qcow2, stage.versions.files[\"version.txt\"]]`.",
+            "list or map of stages or their files",
+            "What is published, such as `[stage.qcow2, stage.versions.files[\"version.txt\"]]`, or by the names that the \
+             files get: `{ \"web.img\" = stage.raw, \"doc/version\" = stage.versions.files[\"version.txt\"] }`.",
+        ),
+        attribute(
+            "layout",
+            "\"standard\" | \"flat\" | \"directory\"",
+            "Where files go: \"standard\": disk images to `out/NAME.EXT`, others into `out/NAME/`; \"flat\": all to `out/`; \
+             \"directory\": all into `out/NAME/`, with `SHA256SUMS`. Files with names of their own are in `out/NAME/`, with \
+             \"flat\" in `out/`. Default: \"standard\".",
+        ),
+        attribute(
+            "tags",
+            "map of string",
+            "What the image is, for the manifest: `{ os = \"debian-12\", type = \"minimal\" }`.",
+        ),
+        attribute(
+            "metadata",
+            "map of stages' files",
+            "Files that are read when the image is built, for the manifest: lines `KEY=VALUE`, or JSON.",
+        ),
+        attribute(
+            "requires",
+            "list of stages",
+            "Tests that must pass before any file is written; until then the files of an earlier build stay.",
+        ),
+        attribute(
+            "manifest",
+            "string",
+            "Name of a file that says what the image was made of: `manifest.json`, or `.txt` for lines of text. It holds no \
+             times, so that equal builds give equal manifests.",
+        ),
+        attribute(
+            "checksums",
+            "string",
+            "Name of one file with the SHA-256 sums of all files, for `sha256sum -c`. Default: `SHA256SUMS` with \
+             `layout = \"directory\"`, else none. Each file has a `.sha256` beside it in any case.",
+        ),
+        attribute(
+            "sbom",
+            "list of string",
+            "Names of bills of materials of the image's disk: `NAME.spdx.json` is SPDX 2.3, `NAME.cdx.json` CycloneDX 1.5.",
+        ),
+        attribute(
+            "budget",
+            "object of size, files, build, stages, boot, packages",
+            "What the image may cost at most: `{ size = \"2GB\", files = { \"web.qcow2\" = \"1.5GB\" }, build = \"7m\", \
+             stages = { packages = \"5m\" }, boot = \"20s\", packages = 300 }`. An image that costs more is not written.",
         ),
     ],
     example: r#"image "web" {
-  name  = "web-${matrix.variant}"
-  files = [stage.qcow2]
+  name     = "web-${matrix.variant}"
+  files    = [stage.qcow2]
+  manifest = "manifest.json"
+  budget   = { size = "2GB" }
 }"#,
 };
 

@@ -21,6 +21,8 @@ pub(super) enum Need {
     File,
     /// A file of this name.
     Named(Arc<str>),
+    /// That it succeeds.
+    Success,
 }
 
 /// A use of one stage by another, or by an image.
@@ -490,7 +492,7 @@ fn item_of(expr: Option<&Expr>, index: usize) -> Option<&Expr> {
 }
 
 /// The parts of an object's text that made a key and its value.
-fn entry_of<'x>(expr: Option<&'x Expr>, key: &str) -> Option<(&'x Expr, &'x Expr)> {
+pub(super) fn entry_of<'x>(expr: Option<&'x Expr>, key: &str) -> Option<(&'x Expr, &'x Expr)> {
     match &expr?.node {
         ExprNode::Object(items) => items.iter().find_map(|(name, value)| match &name.node {
             ExprNode::Const(name) if name.as_str() == Some(key) => {

@@ -8,7 +8,8 @@ use impasto_stages::Makes;
 
 use super::check::{Need, Reference};
 use super::diagnostic::Diagnostic;
-use super::stage::{BuiltImage, StageState, StageText};
+use super::image::BuiltImage;
+use super::stage::{StageState, StageText};
 use super::suggest::did_you_mean;
 
 /// One combination's stages, by number of their text.
@@ -88,6 +89,7 @@ impl Fit<'_> {
                 let help = format!("name one of them: `stage.{stage}.files[{first:?}]`");
                 self.diagnostics.push(diagnostic.help(help));
             }
+            Need::Success => {}
             Need::File if made.file() => {}
             Need::File => {
                 let message = format!("a file is needed, but `{stage}` makes a disk");

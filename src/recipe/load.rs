@@ -17,11 +17,12 @@ use super::eval::{Evaluator, Failed, LocalValue};
 use super::expr::{Names, RootExpr};
 use super::files::Files;
 use super::graph::Fit;
+use super::image::{BuiltImage, ImageText};
 use super::lower::{Allowed, Lowering};
 use super::matrix::{Chosen, Matrix};
 use super::model::{Combination, Recipe};
 use super::packer;
-use super::stage::{BuiltImage, Common, ImageText, KindErrors, StageState, StageText};
+use super::stage::{Common, KindErrors, StageState, StageText};
 use super::syntax;
 use super::vars::Variables;
 

@@ -20,6 +20,7 @@ mod files;
 mod fmt;
 mod functions;
 mod graph;
+mod image;
 mod lex;
 mod load;
 mod lower;
@@ -43,5 +44,5 @@ pub use diagnostic::{Diagnostic, Diagnostics, Label, Lack, Severity, Sources, Sp
 pub use fmt::format;
 pub use functions::{Function, reference};
 pub use load::{LoadRequest, load, parse_bytes, recipe_files};
-pub use model::{Axis, Combination, Image, Recipe, Stage};
+pub use model::{Axis, Combination, Image, ImageBudget, ImageFile, ImageLayout, Recipe, Stage};
 pub use outline::{Outline, outline};

@@ -1,12 +1,15 @@
 //! An evaluated recipe: for each combination of the matrix its stages and images, as plain values.
 //! Knows names and values; knows no syntax, and no meaning of a stage kind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use impasto_stages::Params;
+#[cfg(doc)]
+use impasto_stages::Data;
 use impasto_stages::action::Cutoff;
+use impasto_stages::{Lowered, Params, Value};
 
 use super::diagnostic::{Diagnostics, Sources, Span};
 use crate::recipe::scope::Scope;
@@ -68,18 +71,99 @@ pub struct Stage {
     pub kind: Arc<str>,
     /// Its parameters, without `when`.
     pub params: Params,
+    /// What its kind makes of them.
+    pub lowered: Lowered,
     /// The block's head in the text.
     pub span: Span,
 }
 
+/// What is published: files that stages make, under which names, and what must hold before they are.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// The block's label: how selectors call it.
     pub label: Arc<str>,
     /// Its evaluated name: what its files are called.
     pub name: String,
-    /// Its files: values that are [`impasto_stages::Data::Stage`] or [`impasto_stages::Data::StageFile`].
-    pub files: Vec<impasto_stages::Value>,
+    pub files: Vec<ImageFile>,
+    pub layout: ImageLayout,
+    pub tags: BTreeMap<String, String>,
+    /// Files that are read for the manifest, by the name that they get there.
+    pub metadata: Vec<(String, Value)>,
+    /// The stages that must succeed before a file is written; each a [`Data::Stage`].
+    pub requires: Vec<Value>,
+    /// Names of files that describe the image.
+    pub manifest: Option<String>,
+    pub checksums: Option<String>,
+    pub sbom: Vec<String>,
+    pub budget: ImageBudget,
     /// The block's head in the text.
     pub span: Span,
+}
+
+/// A file of an image.
+#[derive(Debug, Clone)]
+pub struct ImageFile {
+    /// Its path below the image's directory; none where it follows from what it is.
+    pub name: Option<String>,
+    /// A [`Data::Stage`] or [`Data::StageFile`].
+    pub value: Value,
+}
+
+/// Where an image's files go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImageLayout {
+    /// Disks as `NAME.EXT`, all else in the directory `NAME`.
+    #[default]
+    Standard,
+    /// All beside the files of other images.
+    Flat,
+    /// All in the directory `NAME`.
+    Directory,
+}
+
+impl ImageLayout {
+    /// All of them, as recipes call them.
+    pub const NAMES: &'static [&'static str] = &["standard", "flat", "directory"];
+
+    /// The layout of a name of [`ImageLayout::NAMES`].
+    pub(super) fn named(name: &str) -> ImageLayout {
+        match name {
+            "flat" => ImageLayout::Flat,
+            "directory" => ImageLayout::Directory,
+            _ => ImageLayout::Standard,
+        }
+    }
+}
+
+/// What an image may cost at most. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageBudget {
+    /// All files together.
+    pub size: Option<u64>,
+    /// Single files, by their names.
+    pub files: BTreeMap<String, u64>,
+    /// From the beginning of a build until the image is complete.
+    pub build: Option<Duration>,
+    /// Single stages, by their names.
+    pub stages: BTreeMap<String, Duration>,
+    /// From power-on until the tested machine is up.
+    pub boot: Option<Duration>,
+    /// How many packages may be installed.
+    pub packages: Option<u64>,
+}
+
+impl Image {
+    /// Whether there is nothing to wait for and nothing to say: each file is written as soon as it is there.
+    pub fn is_plain(&self) -> bool {
+        self.requires.is_empty()
+            && self.metadata.is_empty()
+            && self.described().next().is_none()
+            && self.budget == ImageBudget::default()
+    }
+
+    /// The names of the files that describe it.
+    pub fn described(&self) -> impl Iterator<Item = &str> {
+        let names = self.manifest.iter().chain(&self.checksums);
+        names.chain(&self.sbom).map(String::as_str)
+    }
 }

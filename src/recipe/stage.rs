@@ -1,10 +1,10 @@
-//! Stages and images: their attributes lowered once, evaluated once for each part of the matrix that they look at.
+//! Stages: their attributes lowered once, evaluated once for each part of the matrix that they look at.
 //! Knows kinds by their declarations; whether stages fit together is another's matter.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use impasto_stages::{Data, Kind, Params, Registry, StageContext, Value};
+use impasto_stages::{Data, Kind, Lowered, Params, Registry, StageContext};
 
 use super::check::{Check, Reference, way};
 use super::collect::{Attr, Decl};
@@ -13,18 +13,18 @@ use super::diagnostic::{Diagnostic, Span};
 use super::eval::{Evaluator, Failed};
 use super::expr::{RootExpr, Uses};
 use super::lower::{Allowed, Lowering};
-use super::model::{Image, Stage};
+use super::model::Stage;
 use super::suggest::did_you_mean;
 
-/// What a stage or an image costs beside its parameters, in one combination.
-const STAGE_STEPS: u64 = 20;
-const STAGE_BYTES: u64 = 512;
+/// What a stage or an image costs beside its parameters, in one combination: a stage with what it is lowered to.
+pub(super) const STAGE_STEPS: u64 = 20;
+pub(super) const STAGE_BYTES: u64 = 2048;
 
 /// An attribute, ready to be evaluated.
 pub(super) struct LoweredAttr {
-    name: &'static str,
-    key: Span,
-    root: RootExpr,
+    pub(super) name: &'static str,
+    pub(super) key: Span,
+    pub(super) root: RootExpr,
 }
 
 /// A stage's text, ready to be evaluated.
@@ -57,26 +57,6 @@ pub(super) enum StageState {
     Failed(Arc<[Reference]>),
 }
 
-/// An image's text, ready to be evaluated.
-pub(super) struct ImageText {
-    pub(super) label: Arc<str>,
-    pub(super) head: Span,
-    name: Option<LoweredAttr>,
-    files: Option<LoweredAttr>,
-    broken: bool,
-    pub(super) axes: u64,
-}
-
-/// An image in some combinations.
-pub(super) struct BuiltImage {
-    pub(super) label: Arc<str>,
-    /// The image; none where something was reported.
-    pub(super) image: Option<Arc<Image>>,
-    pub(super) references: Vec<Reference>,
-    /// Where its name stands.
-    pub(super) name_span: Span,
-}
-
 /// What all stages have in common.
 pub(super) struct Common<'r> {
     pub(super) registry: &'r Registry,
@@ -89,7 +69,7 @@ fn unknown() -> StageState {
     StageState::Failed(Arc::new([]))
 }
 
-fn axes(uses: &Uses, local_axes: &[u64]) -> u64 {
+pub(super) fn axes(uses: &Uses, local_axes: &[u64]) -> u64 {
     uses.locals.iter().fold(uses.axes, |axes, local| {
         axes | local_axes.get(*local as usize).copied().unwrap_or(0)
     })
@@ -160,55 +140,6 @@ impl Common<'_> {
                         .help(format!("`{name}`: {spec}")),
                 );
             }
-        }
-        text.broken = lowering.diagnostics.len() > before;
-        text
-    }
-
-    pub(super) fn image(&self, decl: &Decl<'_>, lowering: &mut Lowering<'_>) -> ImageText {
-        let before = lowering.diagnostics.len();
-        super::collect::Collector::known(
-            lowering.diagnostics,
-            "an image",
-            decl,
-            &super::blocks::IMAGE,
-        );
-        let mut text = ImageText {
-            label: decl.name.clone(),
-            head: decl.head,
-            name: None,
-            files: None,
-            broken: false,
-            axes: 0,
-        };
-        for attr in &decl.attrs {
-            let root = lowering.root(attr.value, Allowed::ALL);
-            text.axes |= axes(&root.uses, self.local_axes);
-            match attr.name {
-                "name" => {
-                    text.name = Some(LoweredAttr {
-                        name: "name",
-                        key: attr.span,
-                        root,
-                    })
-                }
-                "files" => {
-                    text.files = Some(LoweredAttr {
-                        name: "files",
-                        key: attr.span,
-                        root,
-                    })
-                }
-                _ => {}
-            }
-        }
-        if text.files.is_none() {
-            let diagnostic = Diagnostic::at(
-                decl.head,
-                format!("the image `{}` has no `files`", decl.name),
-            )
-            .help("list what it is made of: `files = [stage.NAME, stage.OTHER.files[\"…\"]]`");
-            lowering.diagnostics.push(diagnostic);
         }
         text.broken = lowering.diagnostics.len() > before;
         text
@@ -301,13 +232,18 @@ impl Common<'_> {
             }
         }
         let references = check.references;
-        if failed || self.lower(text, kind, &params, eval).is_err() {
+        let lowered = match failed {
+            true => Err(Failed),
+            false => self.lower(text, kind, &params, eval),
+        };
+        let Ok(lowered) = lowered else {
             return StageState::Failed(references.into());
-        }
+        };
         let stage = Stage {
             name: text.name.clone(),
             kind: text.kind_name.clone(),
             params,
+            lowered,
             span: text.head,
         };
         StageState::Ready(Arc::new(Built {
@@ -316,21 +252,23 @@ impl Common<'_> {
         }))
     }
 
-    /// Lets the kind say what is wrong with the parameters beyond their types.
+    /// Lets the kind say what it makes of the parameters, or what is wrong with them beyond their types.
     fn lower(
         &self,
         text: &StageText,
         kind: &Kind,
         params: &Params,
         eval: &mut Evaluator,
-    ) -> Result<(), Failed> {
+    ) -> Result<Lowered, Failed> {
         let context = StageContext {
             name: text.name.to_string(),
             source_date_epoch: self.source_date_epoch,
-            ..StageContext::default()
+            sandboxes: self.registry.sandboxes().to_vec(),
+            tags: self.registry.tags().to_vec(),
         };
-        let Err(errors) = (kind.lower)(params, &context) else {
-            return Ok(());
+        let errors = match (kind.lower)(params, &context) {
+            Ok(lowered) => return Ok(lowered),
+            Err(errors) => errors,
         };
         for error in errors {
             let param = error
@@ -342,7 +280,10 @@ impl Common<'_> {
                         "`{}` of stage `{}`: {}",
                         param.name, text.name, error.message
                     );
-                    Diagnostic::at(param.root.expr.span, message)
+                    let whole = &param.root.expr;
+                    let entry = error.entry.as_ref();
+                    let entry = entry.and_then(|entry| super::check::entry_of(Some(whole), entry));
+                    Diagnostic::at(entry.map_or(whole.span, |(key, _)| key.span), message)
                 }
                 (None, Some(name)) => Diagnostic::at(
                     text.head,
@@ -357,146 +298,6 @@ impl Common<'_> {
         }
         Err(Failed)
     }
-
-    /// Evaluates and checks an image in the evaluator's combination.
-    pub(super) fn build_image(
-        &self,
-        text: &ImageText,
-        eval: &mut Evaluator,
-    ) -> Option<Arc<BuiltImage>> {
-        eval.budget
-            .charge(text.head, STAGE_STEPS, STAGE_BYTES)
-            .ok()?;
-        let name = match &text.name {
-            Some(name) => image_name(name, text, eval),
-            None => Ok(text.label.to_string()),
-        };
-        let files = text.files.as_ref()?;
-        let expr = &files.root.expr;
-        let value = eval.eval(expr).ok()?;
-        if convert::is_sensitive(&value) {
-            let message = format!(
-                "`files` of image `{}` would contain a sensitive value",
-                text.label
-            );
-            let note = way(&value, &format!("`files` of image `{}`", text.label));
-            eval.diagnostics
-                .push(Diagnostic::at(expr.span, message).note(note));
-            return None;
-        }
-        eval.budget
-            .charge(
-                expr.span,
-                convert::size_of(&value).0,
-                convert::cost_written_out(&value),
-            )
-            .ok()?;
-        let Data::List(items) = value.data else {
-            let message = format!(
-                "`files` of image `{}` must be a list of stages and their files",
-                text.label
-            );
-            eval.diagnostics.push(
-                Diagnostic::at(expr.span, message).help("write it in brackets: `[stage.NAME]`"),
-            );
-            return None;
-        };
-        if items.is_empty() {
-            let message = format!("`files` of image `{}` is empty", text.label);
-            eval.diagnostics.push(Diagnostic::at(expr.span, message));
-        }
-        let mut check = Check {
-            eval,
-            path: String::new(),
-            owner: format!("image `{}`", text.label),
-            references: Vec::new(),
-        };
-        let mut all: Vec<Value> = Vec::with_capacity(items.len());
-        let mut failed = text.broken || items.is_empty();
-        for (index, item) in items.into_inner().into_iter().enumerate() {
-            let part = match &expr.node {
-                super::expr::ExprNode::List(parts) => parts.get(index),
-                _ => None,
-            };
-            let span = part.map_or(expr.span, |part| part.span);
-            check.path = format!("files[{index}]");
-            if !matches!(item.data, Data::Stage(_) | Data::StageFile { .. }) {
-                let message = format!(
-                    "`files[{index}]` of image `{}` is {}, not a stage's file",
-                    text.label,
-                    convert::show(&item)
-                );
-                let help =
-                    "an image consists of what stages make; add a file of your own with a stage";
-                check
-                    .eval
-                    .diagnostics
-                    .push(Diagnostic::at(span, message).help(help));
-                failed = true;
-                continue;
-            }
-            match check.value(item, &impasto_stages::Type::File, span, part) {
-                Ok(item) => all.push(item),
-                Err(Failed) => failed = true,
-            }
-        }
-        let references = check.references;
-        let name_span = text
-            .name
-            .as_ref()
-            .map_or(text.head, |name| name.root.expr.span);
-        let image = name.ok().filter(|_| !failed).map(|name| {
-            Arc::new(Image {
-                label: text.label.clone(),
-                name,
-                files: all,
-                span: text.head,
-            })
-        });
-        Some(Arc::new(BuiltImage {
-            label: text.label.clone(),
-            image,
-            references,
-            name_span,
-        }))
-    }
-}
-
-fn image_name(
-    name: &LoweredAttr,
-    text: &ImageText,
-    eval: &mut Evaluator,
-) -> Result<String, Failed> {
-    let span = name.root.expr.span;
-    let value = eval.eval(&name.root.expr)?;
-    if convert::is_sensitive(&value) {
-        let message = format!(
-            "the name of the image `{}` would contain a sensitive value",
-            text.label
-        );
-        return eval.fail(
-            Diagnostic::at(span, message)
-                .note(way(&value, &format!("the name of image `{}`", text.label))),
-        );
-    }
-    let Some(shown) = convert::to_text(&value) else {
-        let message = format!(
-            "the name of image `{}` is {}, not a string",
-            text.label,
-            convert::show(&value)
-        );
-        return eval.fail(Diagnostic::at(span, message));
-    };
-    let plain = !shown.is_empty()
-        && shown.len() <= 200
-        && !shown.starts_with(['.', '-'])
-        && !shown.chars().any(|c| c == '/' || c.is_control());
-    if plain {
-        return Ok(shown.to_string());
-    }
-    let message = format!("{shown:?} is not a valid name for an image");
-    let help = "its files get this name: use one without `/` that starts with neither `.` nor `-`";
-    eval.fail(Diagnostic::at(span, message).help(help))
 }
 
 /// Unknown kinds that were reported: each once, with the list of those that exist.

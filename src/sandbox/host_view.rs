@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{self, Read};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use impasto_stages::Secret;
 use serde_bytes::ByteBuf;
 
-use super::SandboxError;
-use super::process::io_error;
+use super::{SandboxError, io_error};
 use crate::base::bounded;
 
 /// The host's own policy for steps with network, such as its mirrors: files and directories that these steps find below
@@ -21,7 +20,7 @@ pub struct NetworkPolicy {
     /// Path, permission bits and content.
     pub files: Vec<(String, u32, Vec<u8>)>,
     /// Directories of the host that can be read there: path, and path on the host.
-    pub directories: Vec<(String, String)>,
+    pub directories: Vec<(String, PathBuf)>,
     /// What claims record of it.
     pub facts: BTreeMap<String, String>,
     /// What must not be shown, such as passwords.
@@ -31,8 +30,35 @@ pub struct NetworkPolicy {
 /// Why there is no policy.
 pub type PolicyError = Arc<dyn Error + Send + Sync>;
 
-/// Reads the policy, once, when the first job with network needs it.
+/// Reads the policy.
 pub type ReadPolicy = Box<dyn Fn() -> Result<NetworkPolicy, PolicyError> + Send + Sync>;
+
+/// The policy, read once, when the first job with network needs it. The default has nothing in it.
+#[derive(Default)]
+pub struct LazyPolicy {
+    read: Option<ReadPolicy>,
+    policy: OnceLock<Result<NetworkPolicy, PolicyError>>,
+}
+
+impl LazyPolicy {
+    pub fn new(read: ReadPolicy) -> Self {
+        LazyPolicy {
+            read: Some(read),
+            policy: OnceLock::new(),
+        }
+    }
+
+    /// # Errors
+    /// It cannot be read.
+    pub fn get(&self) -> Result<&NetworkPolicy, SandboxError> {
+        let read = || match &self.read {
+            Some(read) => read(),
+            None => Ok(NetworkPolicy::default()),
+        };
+        let policy = self.policy.get_or_init(read).as_ref();
+        policy.map_err(|error| SandboxError::Policy(error.clone()))
+    }
+}
 
 /// The host's files that steps with network see in place of the image's.
 const HOST_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
@@ -40,29 +66,28 @@ const HOST_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// Longest host file that is handed in, in bytes.
 const MAX_HOST_FILE: u64 = 64 << 10;
 
-/// Files and directories of the host, as a [`Setup`](super::protocol::Setup) names them.
+/// Files of the host, as a [`Setup`](super::protocol::Setup) names them.
 #[derive(Default)]
 pub(super) struct HostView {
     pub(super) overlays: Vec<(String, ByteBuf)>,
     pub(super) policy: Vec<(String, u32, ByteBuf)>,
-    pub(super) trees: Vec<(String, String)>,
-    pub(super) caches: Vec<(String, String)>,
 }
 
 impl HostView {
-    /// What steps with network see, whose own host has this name.
-    pub(super) fn with_network(
-        policy: &NetworkPolicy,
+    /// What steps see that have the network by this policy, and whose own host has this name.
+    pub(super) fn new(
+        policy: Option<&NetworkPolicy>,
         host_name: &str,
     ) -> Result<Self, SandboxError> {
+        let Some(policy) = policy else {
+            return Ok(HostView::default());
+        };
         let files = policy.files.iter();
         Ok(HostView {
             overlays: host_files(host_name)?,
             policy: files
                 .map(|(path, mode, content)| (path.clone(), *mode, ByteBuf::from(content.clone())))
                 .collect(),
-            trees: policy.directories.clone(),
-            caches: Vec::new(),
         })
     }
 }

@@ -3,30 +3,23 @@
 //! Knows disks, steps and files, not recipes, the graph, keys or the cache. What a sandbox promises is [`Sandbox`].
 
 mod confine;
-mod emulate;
 mod environment;
-mod export;
 mod host_view;
+mod kind;
 mod limits;
 mod link;
-mod loopdev;
 mod memory;
 mod namespace;
-mod probe;
-mod process;
 pub mod protocol;
 #[cfg(test)]
 mod protocol_tests;
-mod request;
 mod session;
-mod supervisor;
 mod sys;
 mod terminal;
 mod tools;
 mod trim;
 mod usage;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -34,19 +27,22 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use environment::GuestEnvironment;
-pub use host_view::{NetworkPolicy, PolicyError, ReadPolicy};
+pub use host_view::{LazyPolicy, NetworkPolicy, PolicyError, ReadPolicy};
+pub use kind::{SandboxKind, SandboxSetup};
 pub use limits::{Culprit, Reached, control_groups};
-pub use namespace::{NamespaceSandbox, storage_version};
-pub use probe::{ProbePiece, UserNameSpace, probe, probe_user_namespace};
+pub use namespace::{
+    NamespaceSandbox, ProbePiece, SUPERVISOR_ARGUMENT, UserNameSpace, probe, probe_user_namespace,
+    storage_version, supervisor_main,
+};
 pub use protocol::{AgentStep, FileOwner, InputKind, Limit, Problem, StepFacts, Stream};
-pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 pub(crate) use sys::{confine, die_with_parent, move_elsewhere};
 pub(crate) use terminal::SavedTerminal;
 pub use terminal::restore_terminal;
-pub use tools::{MOUNT_POINTS, Perform, ToolFailure, ToolTask};
+pub use tools::{MOUNT_POINTS, Perform, ToolEnd, ToolEvent, ToolFailure, ToolJob, ToolTask};
 pub use trim::TrimmedOverlay;
 
-use impasto_stages::{Limits, Secret};
+use impasto_stages::Limits;
+use impasto_store::claim::Isolation;
 
 use crate::base::cancel::CancelToken;
 use crate::disk::guest::{RootError, RootSelector};
@@ -60,7 +56,7 @@ pub fn agent_digest() -> [u8; 32] {
     *DIGEST.get_or_init(|| *blake3::hash(AGENT).as_bytes())
 }
 
-/// A place where steps run.
+/// A place where steps run. What they see there is in the job: a sandbox has nothing of its own to say about it.
 pub trait Sandbox: Send + Sync {
     /// Runs one job to its end, on the calling thread; when it returns no process, mount or device of it is left.
     ///
@@ -72,13 +68,6 @@ pub trait Sandbox: Send + Sync {
         events: &mut dyn FnMut(SandboxEvent<'_>),
     ) -> Result<Finished, SandboxError>;
 
-    /// Does a job's steps, then gives the process's own standard streams to a shell: to one `line` of it, or to an
-    /// interactive one. Returns when that ends. Nothing that they write is kept, and the job's outputs, limits of processes
-    /// and memory, and time-out mean nothing here: whoever types is there to stop it.
-    ///
-    /// The result is its exit code, 128 and the number where a signal ended it.
-    fn shell(&self, job: SandboxJob<'_>, line: Option<String>) -> Result<i32, SandboxError>;
-
     /// Does our own work with the toolbox's programs, on the calling thread; when it returns no process or mount of it is
     /// left. Files of [`ToolJob::work`] are worth something only after [`ToolEnd::Done`].
     fn run_tools(
@@ -87,34 +76,23 @@ pub trait Sandbox: Send + Sync {
         events: &mut dyn FnMut(ToolEvent<'_>),
     ) -> Result<ToolEnd, SandboxError>;
 
-    /// What steps see of the place where they run.
-    fn environment(&self) -> &GuestEnvironment;
-
-    /// What claims record about this sandbox.
+    /// What claims record about it. Asked once a job: it may take a while the first time.
     fn facts(&self) -> SandboxFacts;
-
-    /// Secrets of the host's policy that steps with network are given, to be redacted wherever these steps print.
-    ///
-    /// # Errors
-    /// The policy cannot be read.
-    fn network_secrets(&self) -> Result<Vec<Secret>, SandboxError>;
 }
 
 /// Facts of a sandbox, recorded and never keyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxFacts {
-    /// `namespace` or `vm`.
+    /// [`SandboxKind::name`].
     pub name: &'static str,
-    /// What stands between guest and host: `shared-kernel`, `kvm`, `tcg`.
-    pub isolation: &'static str,
+    /// What stands between guest and host.
+    pub isolation: Isolation,
     /// Release of the kernel that runs the guest.
     pub kernel: String,
     /// BLAKE3 of the agent.
     pub agent: [u8; 32],
     /// Version of the program that serves the disk; `None` where it cannot be asked.
     pub storage: Option<String>,
-    /// What steps with network were given of the host's policy: mirrors, without names and passwords. Empty before.
-    pub network: BTreeMap<String, String>,
 }
 
 /// One job: a disk, what to do on it, and what to bring back.
@@ -151,14 +129,19 @@ pub struct SandboxJob<'a> {
     pub suspects: fn(&[u8]) -> Vec<String>,
     /// Time of files that impasto writes, in seconds, and `SOURCE_DATE_EPOCH` of steps.
     pub source_date_epoch: Option<u64>,
-    /// Whether steps can reach the network.
-    pub network: bool,
+    /// What else steps see of the place where they run.
+    pub environment: GuestEnvironment,
+    /// The host's policy for steps that can reach the network; none where they cannot.
+    pub network: Option<&'a NetworkPolicy>,
     /// Whether steps may mount, make devices and make namespaces, with which they could change the host.
     pub privileged: bool,
     /// How much of the machine it may use.
     pub limits: Limits,
     /// Longest duration of the whole job.
     pub timeout: Option<Duration>,
+    /// What gets this process's own standard streams once the steps are done. Then nothing that was written is kept, and
+    /// outputs, limits of processes and memory, and time-out mean nothing: whoever types is there to stop it.
+    pub shell: Option<ShellCommand>,
     /// Ends the job early.
     pub cancel: CancelToken,
 }
@@ -183,13 +166,22 @@ impl SandboxJob<'_> {
             env: Vec::new(),
             suspects: |_| Vec::new(),
             source_date_epoch: None,
-            network: false,
+            environment: GuestEnvironment::default(),
+            network: None,
             privileged: false,
             limits: Limits::default(),
             timeout: None,
+            shell: None,
             cancel: CancelToken::new(),
         }
     }
+}
+
+/// A shell in a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShellCommand {
+    /// What it runs; it is interactive where there is none.
+    pub line: Option<String>,
 }
 
 /// A file for a job.
@@ -292,8 +284,28 @@ pub enum Outcome {
     LimitReached(Reached),
     /// [`CancelToken::cancel`] was called.
     Cancelled,
+    /// The shell of [`SandboxJob::shell`] has ended. 128 and the number where a signal ended it.
+    ShellEnded { code: i32 },
     /// Guest data was lost: an error while writing, or a file system that is not clean.
     Damaged { problem: Problem },
+}
+
+impl Finished {
+    /// The exit code of the job's shell, 128 and the number where a signal ended it.
+    ///
+    /// # Errors
+    /// It was not reached.
+    pub fn shell_code(self) -> Result<i32, SandboxError> {
+        match self.outcome {
+            Outcome::ShellEnded { code } => Ok(code),
+            Outcome::Cancelled => Ok(crate::base::interrupt::EXIT_CODE.into()),
+            Outcome::LimitReached(reached) => {
+                Err(SandboxError::Prepare(format!("the {reached} is reached")))
+            }
+            Outcome::Damaged { problem } => Err(SandboxError::Failed(problem)),
+            outcome => Err(SandboxError::Prepare(format!("{outcome:?}"))),
+        }
+    }
 }
 
 impl Outcome {
@@ -312,48 +324,10 @@ impl Outcome {
             Self::TimedOut { .. }
             | Self::LimitReached(_)
             | Self::Cancelled
+            | Self::ShellEnded { .. }
             | Self::Damaged { .. } => false,
         }
     }
-}
-
-/// Work with the toolbox's programs.
-pub struct ToolJob<'a> {
-    /// A private directory on the store's file system: what the task reads is there, and what it makes comes there.
-    pub work: &'a Path,
-    pub task: ToolTask,
-    /// The directory whose programs do it: nothing else of the host is seen but its kernel, and no network.
-    pub toolbox: &'a Path,
-    /// How much of the machine it may use.
-    pub limits: Limits,
-    pub timeout: Option<Duration>,
-    pub cancel: CancelToken,
-}
-
-/// What such work tells while it is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ToolEvent<'a> {
-    /// Bytes that a program printed, as they came.
-    Log(&'a [u8]),
-    /// A part of the work is over, which began where the one before it ended.
-    Phase(&'a str),
-}
-
-/// How such work ended.
-#[derive(Debug)]
-pub enum ToolEnd {
-    Done,
-    /// It could not be done.
-    Failed(ToolFailure),
-    /// The time was over.
-    TimedOut {
-        /// [`ToolJob::timeout`].
-        after: Duration,
-    },
-    /// A limit of [`ToolJob::limits`] was reached.
-    LimitReached(Reached),
-    /// [`CancelToken::cancel`] was called.
-    Cancelled,
 }
 
 /// Why a job could not be run. Nothing of it may be kept.
@@ -400,6 +374,14 @@ pub enum SandboxError {
         path: PathBuf,
         source: io::Error,
     },
+}
+
+fn io_error(verb: &'static str, path: &Path, source: io::Error) -> SandboxError {
+    SandboxError::Io {
+        verb,
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 impl fmt::Debug for SandboxJob<'_> {

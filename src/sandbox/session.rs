@@ -1,32 +1,27 @@
-//! The conversation of impasto with supervisor and agent, from the order to the end of a job.
+//! The conversation of impasto with the agent, from a disk to the end of a job: handshake, files, steps, limits, outputs.
 //!
-//! Knows requests, answers and their order, not how processes are started.
+//! Knows requests, answers and their order, not how the agent got its disk: that is the business of a [`GuestHost`].
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+mod files;
+
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
-use serde_bytes::ByteBuf;
 
 use super::host_view::HostView;
 use super::limits::{Bounds, Culprit, Reached};
 use super::link::{Link, LinkError};
-use super::process::io_error;
 use super::protocol::{
-    Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Problem, ProblemKind, RUN_DIR, Request,
-    RunSubdir, Setup, StepFacts, VERSION,
+    Answer, Ceiling, Device, DiskNode, Limit, Problem, ProblemKind, RUN_DIR, Request, RunSubdir,
+    Setup, StepFacts, VERSION,
 };
-use super::request::{GuestSpec, SupervisorEvent, SupervisorRequest, ToolPlan, ToolReport};
 use super::{
-    AgentStep, GuestEnvironment, InputContent, Outcome, Output, SandboxError, SandboxEvent,
-    SandboxInput, SandboxJob, ToolEnd, ToolEvent,
+    AgentStep, GuestEnvironment, Outcome, Output, SandboxError, SandboxEvent, SandboxJob,
+    ShellCommand, io_error,
 };
-use crate::base::bounded;
-use crate::disk::guest::{DiskLayout, FileSystem, RootChoice, RootSelector, choose_root};
+use crate::disk::guest::{DiskLayout, FileSystem, RootChoice, choose_root};
 
 /// Where steps look for programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -34,13 +29,59 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// How much of what a step printed last is searched for files that could not be started, in bytes.
 const TAIL: usize = 4 << 10;
 
+/// What each sandbox does in its own way: gives the agent a disk and takes it back. Between the two the link is the agent's.
+pub(super) trait GuestHost {
+    /// Makes the disk there. When it returns, the agent listens.
+    fn open(&mut self, link: &mut Link) -> Result<SessionDisk, SessionError>;
+
+    /// How the agent calls a directory of the host that the job names.
+    fn directory(&self, path: &Path) -> Result<String, SandboxError>;
+
+    /// Closes the disk, from which the agent has unmounted everything.
+    fn close(&mut self, link: &mut Link) -> Result<ClosedDisk, SessionError>;
+}
+
+/// A disk as the agent finds it.
+pub(super) struct SessionDisk {
+    /// What lies on it.
+    pub(super) layout: DiskLayout,
+    pub(super) device: Device,
+    /// Devices of its partitions, by number.
+    pub(super) partitions: Vec<(u32, Device)>,
+    /// What it took, by phase.
+    pub(super) phases: Vec<(String, Duration)>,
+}
+
+/// A disk that nobody writes to any more. Its partitions go by number, 0 is the disk.
+pub(super) struct ClosedDisk {
+    /// Bytes that mean nothing any more.
+    pub(super) unused: Vec<(u32, Vec<Range<u64>>)>,
+    /// What is wrong with file systems.
+    pub(super) dirty: Vec<(u32, String)>,
+    /// What it took, by phase.
+    pub(super) phases: Vec<(String, Duration)>,
+}
+
 /// A conversation that came to its end.
-pub(super) struct End {
+pub(super) struct SessionEnd {
     pub(super) outcome: Outcome,
     pub(super) outputs: Vec<Output>,
     pub(super) unused: Vec<Range<u64>>,
     pub(super) mounted: Vec<u32>,
     pub(super) facts: Option<StepFacts>,
+}
+
+impl SessionEnd {
+    /// One of which nothing but the outcome is left.
+    fn of(outcome: Outcome) -> Self {
+        SessionEnd {
+            outcome,
+            outputs: Vec::new(),
+            unused: Vec::new(),
+            mounted: Vec::new(),
+            facts: None,
+        }
+    }
 }
 
 /// Why a conversation ended early.
@@ -49,6 +90,46 @@ pub(super) enum SessionError {
     Limit(Reached),
     Problem(Problem),
     Error(SandboxError),
+}
+
+impl SessionError {
+    /// How the job ended by that, where this is an end of a job and no failure of the sandbox. `broken` makes an error of
+    /// what happened to the link.
+    pub(super) fn into_end(
+        self,
+        timeout: Option<Duration>,
+        broken: impl FnOnce(String) -> SandboxError,
+    ) -> Result<SessionEnd, SandboxError> {
+        let after = timeout.unwrap_or_default();
+        Ok(SessionEnd::of(match self {
+            SessionError::Stop(LinkError::TimedOut) => Outcome::TimedOut { after },
+            SessionError::Stop(LinkError::Cancelled) => Outcome::Cancelled,
+            SessionError::Limit(reached) => Outcome::LimitReached(reached),
+            SessionError::Problem(problem)
+                if matches!(problem.kind, ProblemKind::WriteBack | ProblemKind::Dirty) =>
+            {
+                Outcome::Damaged { problem }
+            }
+            error => return Err(error.into_failure(broken)),
+        }))
+    }
+
+    /// The failure of the sandbox that this is.
+    pub(super) fn into_failure(self, broken: impl FnOnce(String) -> SandboxError) -> SandboxError {
+        match self {
+            SessionError::Stop(LinkError::Broken(reason)) => broken(reason),
+            SessionError::Problem(problem) => match problem.kind {
+                ProblemKind::HostLacks => SandboxError::HostLacks(problem),
+                ProblemKind::NoRoot => SandboxError::NoRoot(problem),
+                _ => SandboxError::Failed(problem),
+            },
+            SessionError::Error(error) => error,
+            SessionError::Stop(
+                LinkError::TimedOut | LinkError::Cancelled | LinkError::Limit(_),
+            )
+            | SessionError::Limit(_) => panic!("BUG: an end of a job taken for a failure"),
+        }
+    }
 }
 
 impl From<LinkError> for SessionError {
@@ -63,13 +144,13 @@ impl From<SandboxError> for SessionError {
     }
 }
 
-fn unexpected() -> SessionError {
+pub(super) fn unexpected() -> SessionError {
     SessionError::Stop(LinkError::Broken("an answer came out of order".to_owned()))
 }
 
-/// The conversation with supervisor and agent.
+/// The conversation with the agent.
 pub(super) struct GuestSession<'a> {
-    environment: &'a GuestEnvironment,
+    host: &'a mut dyn GuestHost,
     link: &'a mut Link,
     bounds: &'a Bounds,
     /// What the agent watches.
@@ -84,14 +165,14 @@ pub(super) struct GuestSession<'a> {
 
 impl<'a> GuestSession<'a> {
     pub(super) fn new(
-        environment: &'a GuestEnvironment,
+        host: &'a mut dyn GuestHost,
         link: &'a mut Link,
         bounds: &'a Bounds,
         watch: Option<Ceiling>,
         begun: Instant,
     ) -> Self {
         GuestSession {
-            environment,
+            host,
             link,
             bounds,
             watch,
@@ -108,14 +189,12 @@ impl<'a> GuestSession<'a> {
     }
 
     /// Holds a job's conversation to its end.
-    pub(super) fn run_job(
+    pub(super) fn run(
         &mut self,
-        plan: GuestSpec,
         job: SandboxJob<'_>,
-        host: HostView,
         events: &mut dyn FnMut(SandboxEvent<'_>),
-    ) -> Result<End, SessionError> {
-        let end = self.run_job_unlimited(plan, job, host, events);
+    ) -> Result<SessionEnd, SessionError> {
+        let end = self.run_unlimited(job, events);
         // Control groups also count what a step did not notice, or what ended the agent itself.
         let stopped = match &end {
             Err(SessionError::Stop(LinkError::Limit(limit))) => Some(*limit),
@@ -138,34 +217,27 @@ impl<'a> GuestSession<'a> {
         self.last = now;
     }
 
-    fn note(&mut self, phases: Vec<(String, f64)>) {
-        let valid = phases
-            .into_iter()
-            .filter(|(_, ms)| ms.is_finite() && *ms >= 0.0);
-        self.timings.extend(valid.map(|(phase, ms)| {
-            (
-                format!("supervisor: {phase}"),
-                Duration::from_secs_f64(ms / 1e3),
-            )
-        }));
-    }
-
-    fn run_job_unlimited(
+    fn run_unlimited(
         &mut self,
-        plan: GuestSpec,
-        job: SandboxJob<'_>,
-        host: HostView,
+        mut job: SandboxJob<'_>,
         events: &mut dyn FnMut(SandboxEvent<'_>),
-    ) -> Result<End, SessionError> {
-        let (nonce, mounted) = self.open(&plan, &job, host)?;
-        self.put_all(job.inputs, &job.scripts, &job.secrets)?;
+    ) -> Result<SessionEnd, SessionError> {
+        let (nonce, mounted) = self.open(&job)?;
+        self.put_all(std::mem::take(&mut job.inputs), &job.scripts, &job.secrets)?;
         self.lap("inputs");
-        self.demand_ok(&Request::SnapshotVolatile {
-            volatile: job.volatile,
-        })?;
+        // Of what is done in a shell nothing is kept.
+        let volatile = match job.shell {
+            Some(_) => Vec::new(),
+            None => std::mem::take(&mut job.volatile),
+        };
+        self.demand_ok(&Request::SnapshotVolatile { volatile })?;
         self.lap("volatile files noted");
         let mut outcome = self.run_steps(&job.steps, events)?;
         self.lap("steps");
+        if let Some(shell) = job.shell {
+            let code = self.run_shell(outcome, shell)?;
+            return Ok(SessionEnd::of(Outcome::ShellEnded { code }));
+        }
         let facts = if outcome.is_ok() {
             None
         } else {
@@ -183,7 +255,7 @@ impl<'a> GuestSession<'a> {
         }
         self.lap("volatile files");
         let unused = self.finish(nonce, &mounted)?;
-        Ok(End {
+        Ok(SessionEnd {
             outcome,
             outputs,
             unused,
@@ -192,25 +264,14 @@ impl<'a> GuestSession<'a> {
         })
     }
 
-    /// A shell's conversation: the exit code.
-    pub(super) fn run_shell(
-        &mut self,
-        plan: &GuestSpec,
-        job: SandboxJob<'_>,
-        host: HostView,
-        line: Option<String>,
-    ) -> Result<i32, SessionError> {
-        self.open(plan, &job, host)?;
-        self.put_all(job.inputs, &job.scripts, &job.secrets)?;
-        self.demand_ok(&Request::SnapshotVolatile {
-            volatile: Vec::new(),
-        })?;
-        match self.run_steps(&job.steps, &mut |_| {})? {
+    /// Gives the terminal to a shell, once the steps before it have come to `prepared`: its exit code.
+    fn run_shell(&mut self, prepared: Outcome, shell: ShellCommand) -> Result<i32, SessionError> {
+        match prepared {
             Outcome::Ok => {}
             Outcome::StepRefused { problem, .. } => return Err(SessionError::Problem(problem)),
             outcome => return Err(SandboxError::Prepare(format!("{outcome:?}")).into()),
         }
-        match self.ask(&Request::Shell { line })? {
+        match self.ask(&Request::Shell { line: shell.line })? {
             Answer::Exited {
                 code: Some(code), ..
             } => Ok(code),
@@ -220,70 +281,52 @@ impl<'a> GuestSession<'a> {
         }
     }
 
-    /// Makes a job's guest: the nonce, and the numbers of what is mounted.
-    fn open(
-        &mut self,
-        plan: &GuestSpec,
-        job: &SandboxJob<'_>,
-        host: HostView,
-    ) -> Result<([u8; 16], Vec<u32>), SessionError> {
-        let (tmpfs, watch) = (self.bounds.tmpfs, self.watch);
-        let environment = self.environment;
-        self.begin(plan, &job.root, |disk, root| {
-            Ok(Setup {
-                disk,
-                root,
-                host_name: environment.host_name.clone(),
-                cpus: environment.cpus,
-                env: step_environment(environment, job.source_date_epoch, &job.env),
-                overlays: host.overlays,
-                policy: host.policy,
-                trees: host.trees,
-                caches: host.caches,
-                source_date_epoch: job.source_date_epoch,
-                privileged: job.privileged,
-                tmpfs,
-                watch,
-            })
-        })
-    }
-
     /// From nothing to a mounted guest: the nonce, and the numbers of what is mounted.
-    fn begin(
-        &mut self,
-        plan: &GuestSpec,
-        root: &RootSelector,
-        setup: impl FnOnce(Vec<DiskNode>, Vec<u32>) -> Result<Setup, SandboxError>,
-    ) -> Result<([u8; 16], Vec<u32>), SessionError> {
-        self.link.send(&SupervisorRequest::Guest(plan.clone()))?;
-        if plan.terminal {
-            self.link.send_terminal()?;
-        }
-        let (layout, disk, partitions) = match self.link.receive()? {
-            SupervisorEvent::Ready {
-                layout,
-                disk,
-                partitions,
-                phases,
-            } => {
-                self.note(phases);
-                (layout, disk, partitions)
-            }
-            SupervisorEvent::Problem(problem) => return Err(SessionError::Problem(problem)),
-            SupervisorEvent::Closed { .. } | SupervisorEvent::Unused { .. } => {
-                return Err(unexpected());
-            }
-        };
+    fn open(&mut self, job: &SandboxJob<'_>) -> Result<([u8; 16], Vec<u32>), SessionError> {
+        let environment = &job.environment;
+        let view = HostView::new(job.network, &environment.host_name)?;
+        let SessionDisk {
+            layout,
+            device,
+            partitions,
+            phases,
+        } = self.host.open(self.link)?;
+        self.timings.extend(phases);
         self.lap("disk");
-        let root = match choose_root(&layout, root).map_err(SandboxError::Root)? {
+        let root = match choose_root(&layout, &job.root).map_err(SandboxError::Root)? {
             RootChoice::Whole => vec![0],
             RootChoice::Partition(number) => vec![number],
             RootChoice::Probe(numbers) => numbers,
         };
         let nonce = self.handshake()?;
-        let mounted = self.set_up(setup(disk_nodes(&layout, disk, &partitions), root)?)?;
+        let shared = job.network.map_or(&[][..], |policy| &policy.directories);
+        let mounted = self.set_up(Setup {
+            disk: disk_nodes(&layout, device, &partitions),
+            root,
+            host_name: environment.host_name.clone(),
+            cpus: environment.cpus,
+            env: step_environment(environment, job.source_date_epoch, &job.env),
+            overlays: view.overlays,
+            policy: view.policy,
+            trees: self.directories(shared.iter().chain(&job.trees))?,
+            caches: self.directories(job.caches.iter())?,
+            source_date_epoch: job.source_date_epoch,
+            privileged: job.privileged,
+            tmpfs: self.bounds.tmpfs,
+            watch: self.watch,
+        })?;
         self.lap("mount");
         Ok((nonce, mounted))
+    }
+
+    /// Directories of the host by name, as the agent calls them.
+    fn directories<'d>(
+        &self,
+        named: impl Iterator<Item = &'d (String, PathBuf)>,
+    ) -> Result<Vec<(String, String)>, SandboxError> {
+        named
+            .map(|(name, path)| Ok((name.clone(), self.host.directory(path)?)))
+            .collect()
     }
 
     fn handshake(&mut self) -> Result<[u8; 16], SessionError> {
@@ -316,87 +359,6 @@ impl<'a> GuestSession<'a> {
             Answer::Ok => Ok(()),
             Answer::Problem(problem) => Err(SessionError::Problem(problem)),
             _ => Err(unexpected()),
-        }
-    }
-
-    fn put_all(
-        &mut self,
-        inputs: Vec<SandboxInput<'_>>,
-        scripts: &[(String, Vec<u8>)],
-        secrets: &[(String, Vec<u8>)],
-    ) -> Result<(), SessionError> {
-        for (name, bytes) in scripts {
-            self.put(RunSubdir::Scripts, name, 0o755, &mut bytes.as_slice())?;
-        }
-        for (name, bytes) in secrets {
-            if bytes.len() as u64 > self.bounds.limits.secret {
-                return Err(self.reached_by(Limit::Secret, name));
-            }
-            self.put(RunSubdir::Secrets, name, 0o400, &mut bytes.as_slice())?;
-        }
-        for SandboxInput {
-            name,
-            mode,
-            content,
-        } in inputs
-        {
-            match content {
-                InputContent::Bytes(mut bytes) => {
-                    self.put(RunSubdir::Inputs, &name, mode, &mut bytes)?
-                }
-                InputContent::Reader(mut reader) => {
-                    self.put(RunSubdir::Inputs, &name, mode, &mut reader)?
-                }
-                InputContent::Path(path) => {
-                    let mut file = bounded::open(path).map_err(|e| io_error("open", path, e))?;
-                    self.put(RunSubdir::Inputs, &name, mode, &mut file)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn reached_by(&self, limit: Limit, name: &str) -> SessionError {
-        SessionError::Limit(
-            self.bounds
-                .reached(limit, Some(Culprit::Named(name.to_owned()))),
-        )
-    }
-
-    fn put(
-        &mut self,
-        place: RunSubdir,
-        name: &str,
-        mode: u32,
-        content: &mut dyn Read,
-    ) -> Result<(), SessionError> {
-        self.link.send(&Request::PutFile {
-            place,
-            name: name.to_owned(),
-            mode,
-        })?;
-        let mut buffer = vec![0; MAX_DATA];
-        loop {
-            match content.read(&mut buffer) {
-                Ok(0) => {
-                    return self
-                        .demand_ok(&Request::End)
-                        .map_err(|problem| match problem {
-                            // Files for the job lie in memory too.
-                            SessionError::Problem(problem)
-                                if problem.errno == Some(Errno::NOSPC.raw_os_error()) =>
-                            {
-                                self.reached_by(Limit::Tmpfs, name)
-                            }
-                            other => other,
-                        });
-                }
-                Ok(count) => self
-                    .link
-                    .send(&Request::Data(ByteBuf::from(&buffer[..count])))?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(io_error("read", Path::new(name), error).into()),
-            }
         }
     }
 
@@ -468,74 +430,6 @@ impl<'a> GuestSession<'a> {
         }
     }
 
-    fn collect_all(
-        &mut self,
-        outputs: &[(String, String)],
-        work: &Path,
-    ) -> Result<(Outcome, Vec<Output>), SessionError> {
-        let mut collected = Vec::with_capacity(outputs.len());
-        for (index, (name, path)) in outputs.iter().enumerate() {
-            let file = work.join(format!("output-{index}"));
-            match self.collect(name, path, &file)? {
-                Ok(output) => collected.push(output),
-                Err(problem) => {
-                    return Ok((
-                        Outcome::OutputRefused {
-                            name: name.clone(),
-                            problem,
-                        },
-                        Vec::new(),
-                    ));
-                }
-            }
-        }
-        Ok((Outcome::Ok, collected))
-    }
-
-    fn collect(
-        &mut self,
-        name: &str,
-        path: &str,
-        to: &Path,
-    ) -> Result<Result<Output, Problem>, SessionError> {
-        let (size, mode) = match self.ask(&Request::Collect {
-            path: path.to_owned(),
-            most: self.bounds.limits.output,
-        })? {
-            Answer::Output { size, mode } => (size, mode),
-            Answer::Problem(problem) => return Ok(Err(problem)),
-            _ => return Err(unexpected()),
-        };
-        let mut file = File::create_new(to).map_err(|e| io_error("create", to, e))?;
-        let mut left = size;
-        loop {
-            match self.link.receive()? {
-                Answer::Data(bytes) if bytes.len() as u64 <= left => {
-                    file.write_all(&bytes)
-                        .map_err(|e| io_error("write", to, e))?;
-                    left -= bytes.len() as u64;
-                }
-                Answer::Hole(count) if count <= left => {
-                    file.seek_relative(count.cast_signed())
-                        .map_err(|e| io_error("write", to, e))?;
-                    left -= count;
-                }
-                Answer::Limit(limit) => return Err(self.reached_by(limit, name)),
-                Answer::Ok if left == 0 => break,
-                Answer::Problem(problem) => return Ok(Err(problem)),
-                _ => return Err(unexpected()),
-            }
-        }
-        // A hole at the end is not written.
-        file.set_len(size).map_err(|e| io_error("write", to, e))?;
-        Ok(Ok(Output {
-            name: name.to_owned(),
-            path: to.to_path_buf(),
-            size,
-            mode,
-        }))
-    }
-
     /// Nothing counts as success before this is through.
     fn finish(
         &mut self,
@@ -548,21 +442,12 @@ impl<'a> GuestSession<'a> {
             _ => return Err(unexpected()),
         }
         self.lap("unmount");
-        let mut unused = Vec::new();
-        let dirty = loop {
-            match self.link.receive()? {
-                SupervisorEvent::Unused { number, ranges } if mounted.contains(&number) => {
-                    unused.extend(ranges.into_iter().map(|(start, end)| start..end));
-                }
-                SupervisorEvent::Unused { .. } => {}
-                SupervisorEvent::Closed { dirty, phases } => {
-                    self.note(phases);
-                    break dirty;
-                }
-                SupervisorEvent::Problem(problem) => return Err(SessionError::Problem(problem)),
-                SupervisorEvent::Ready { .. } => return Err(unexpected()),
-            }
-        };
+        let ClosedDisk {
+            unused,
+            dirty,
+            phases,
+        } = self.host.close(self.link)?;
+        self.timings.extend(phases);
         self.lap("close");
         // What was dirty before and is not ours stays as it was.
         match dirty
@@ -570,6 +455,10 @@ impl<'a> GuestSession<'a> {
             .find(|(number, _)| mounted.contains(number))
         {
             None => {
+                let ours = unused
+                    .into_iter()
+                    .filter(|(number, _)| mounted.contains(number));
+                let mut unused: Vec<_> = ours.flat_map(|(_, ranges)| ranges).collect();
                 unused.sort_unstable_by_key(|range| range.start);
                 Ok(unused)
             }
@@ -587,53 +476,6 @@ impl<'a> GuestSession<'a> {
                     what,
                 )))
             }
-        }
-    }
-}
-
-/// From the order to the end of work with the toolbox's programs.
-pub(super) fn run_tools_session(
-    link: &mut Link,
-    plan: ToolPlan,
-    bounds: &Bounds,
-    events: &mut dyn FnMut(ToolEvent<'_>),
-) -> Result<ToolEnd, SessionError> {
-    let end = run_tools_unlimited(link, plan, bounds, events);
-    let stopped = match &end {
-        Err(SessionError::Stop(LinkError::Limit(limit))) => Some(*limit),
-        Err(SessionError::Stop(LinkError::TimedOut | LinkError::Cancelled)) => None,
-        _ => link.reached(),
-    };
-    match stopped {
-        Some(limit) => Ok(ToolEnd::LimitReached(bounds.reached(limit, None))),
-        None => end,
-    }
-}
-
-fn run_tools_unlimited(
-    link: &mut Link,
-    plan: ToolPlan,
-    bounds: &Bounds,
-    events: &mut dyn FnMut(ToolEvent<'_>),
-) -> Result<ToolEnd, SessionError> {
-    link.send(&SupervisorRequest::Tools(plan))?;
-    let mut printed = 0;
-    loop {
-        match link.receive()? {
-            ToolReport::Log(bytes) => {
-                events(ToolEvent::Log(&bytes));
-                printed += bytes.len() as u64;
-                if printed > bounds.limits.log {
-                    return Ok(ToolEnd::LimitReached(bounds.reached(Limit::Log, None)));
-                }
-            }
-            ToolReport::Phase(name) => events(ToolEvent::Phase(&name)),
-            ToolReport::Limit(limit) => {
-                return Ok(ToolEnd::LimitReached(bounds.reached(limit, None)));
-            }
-            ToolReport::Done => return Ok(ToolEnd::Done),
-            ToolReport::Failed(failure) => return Ok(ToolEnd::Failed(failure)),
-            ToolReport::Problem(problem) => return Err(SessionError::Problem(problem)),
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) const EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Live {
     shared: Arc<LiveShared>,
-    /// Draws while nothing happens; started with the first stage.
+    /// Draws while nothing happens; started with the first work.
     ticker: Option<JoinHandle<()>>,
     start: Instant,
 }
@@ -39,8 +39,10 @@ struct LiveShared {
 struct LiveView<T> {
     plain: Plain,
     screen: Screen<T>,
-    /// Whether a stage was started: a run of nothing draws nothing.
+    /// Whether something was started: a run of nothing draws nothing.
     started: bool,
+    /// The stage whose packages are resolved, or compared with what is newer.
+    locking: Option<Running>,
     /// The longest running first.
     running: Vec<Running>,
     /// What comes for several stages.
@@ -127,7 +129,14 @@ impl LiveShared {
 impl Reporter for Live {
     fn event(&mut self, event: &Event) {
         self.shared.lock().event(event);
-        if self.ticker.is_none() && matches!(event.kind, EventKind::StageStarted { .. }) {
+        let starts = matches!(
+            event.kind,
+            EventKind::StageStarted { .. }
+                | EventKind::ResolveStarted { .. }
+                | EventKind::CompareStarted { .. }
+                | EventKind::Progress { stage: None, .. }
+        );
+        if self.ticker.is_none() && starts {
             self.tick();
         }
     }
@@ -150,6 +159,7 @@ impl<T: Terminal> LiveView<T> {
             plain: Plain::new(cwd),
             screen: Screen::new(terminal, colour),
             started: false,
+            locking: None,
             running: Vec::new(),
             common: None,
             estimate: None,
@@ -166,19 +176,24 @@ impl<T: Terminal> LiveView<T> {
     fn event(&mut self, event: &Event) {
         let lines = self.plain.lines(event);
         match &event.kind {
-            EventKind::RunStarted { nodes, cached } => (self.nodes, self.known) = (*nodes, *cached),
+            EventKind::ResolveStarted { stage } | EventKind::CompareStarted { stage } => {
+                self.started = true;
+                self.locking = Some(Running::new(stage, event.at));
+                self.draw(event.at);
+                return;
+            }
+            EventKind::ResolveFinished { .. } => self.locking = None,
+            EventKind::Locked { .. } => {}
+            EventKind::PackagesFetched { .. } => self.common = None,
+            EventKind::RunStarted { nodes, cached } => {
+                (self.nodes, self.known) = (*nodes, *cached);
+                self.locking = None;
+            }
             EventKind::StageStarted { stage, .. } => {
                 self.started = true;
                 // A stage starts a second time where a result that it needs was lost.
                 if self.find(stage).is_none() {
-                    let (stage, since) = (stage.clone(), event.at);
-                    self.running.push(Running {
-                        stage,
-                        since,
-                        expected: None,
-                        last: String::new(),
-                        far: None,
-                    });
+                    self.running.push(Running::new(stage, event.at));
                 }
                 self.draw(event.at);
                 return;
@@ -247,7 +262,9 @@ impl<T: Terminal> LiveView<T> {
             EventKind::Phase { .. } => return,
             EventKind::RunFinished { .. } => self.finish(),
             EventKind::StageCancelled { stage } => self.end(stage),
-            EventKind::Warning { .. } | EventKind::Published { .. } => {}
+            EventKind::Warning { .. }
+            | EventKind::Published { .. }
+            | EventKind::ImageNotWritten { .. } => {}
         }
         if let Some(lines) = lines {
             self.screen.say(&lines);
@@ -273,12 +290,17 @@ impl<T: Terminal> LiveView<T> {
         total: Option<u64>,
         at: Duration,
     ) {
-        let place = match stage {
-            None => &mut self.common,
-            Some(stage) => match self.find(stage) {
+        self.started |= stage.is_none();
+        let place = if let Some(locking) = &mut self.locking {
+            // Whatever it is for: an image may have to be fetched to know what it has.
+            &mut locking.far
+        } else if let Some(stage) = stage {
+            match self.find(stage) {
                 Some(running) => &mut running.far,
                 None => return,
-            },
+            }
+        } else {
+            &mut self.common
         };
         let mut pace = place.take().map(|far| far.pace).unwrap_or_default();
         pace.note(what, done, at);
@@ -300,6 +322,15 @@ impl<T: Terminal> LiveView<T> {
         }
         let (columns, rows) = self.screen.size();
         let mut lines = Vec::new();
+        if let Some(locking) = &mut self.locking {
+            let (stage, time) = (clip(&locking.stage, columns / 2), locking.time(now));
+            let what = locking.what(now);
+            lines.push(format!(
+                "{BUSY}    lock{BUSY:#}  {stage}  {time}  {FAINT}{what}{FAINT:#}"
+            ));
+            self.screen.draw(&lines);
+            return;
+        }
         // The last line is that of the totals.
         let mut room = rows - 1;
         if let Some(far) = &mut self.common
@@ -337,7 +368,10 @@ impl<T: Terminal> LiveView<T> {
         if more > 0 && room > 0 {
             lines.push(format!("          {FAINT}… {more} more{FAINT:#}"));
         }
-        lines.push(self.totals(now, columns));
+        // Packages that come without a run have no stages.
+        if self.nodes > 0 {
+            lines.push(self.totals(now, columns));
+        }
         self.screen.draw(&lines);
     }
 
@@ -405,6 +439,16 @@ impl<T: Terminal> LiveView<T> {
 }
 
 impl Running {
+    fn new(stage: &str, since: Duration) -> Running {
+        Running {
+            stage: stage.to_owned(),
+            since,
+            expected: None,
+            last: String::new(),
+            far: None,
+        }
+    }
+
     /// How long it runs, and how long it took before.
     fn time(&self, now: Duration) -> String {
         let time = now.saturating_sub(self.since);
@@ -761,6 +805,70 @@ mod tests {
             1,
             "what was said stays, once: {all}"
         );
+        insta::assert_snapshot!(sight.text);
+    }
+
+    #[test]
+    fn packages_are_resolved_before_the_run_begins() {
+        let mut sight = Sight::new(80, 24);
+        let resolve = |stage: &str| EventKind::ResolveStarted {
+            stage: stage.to_owned(),
+        };
+        let resolved = |stage: &str| EventKind::ResolveFinished {
+            stage: stage.to_owned(),
+            packages: 2,
+            bytes: 1_500_000,
+            wall_ms: 1000,
+        };
+        sight.event(0, resolve("toolbox"));
+        for step in 0..=20 {
+            sight.progress(Some("toolbox"), "download", step * 400_000, 9_000_000);
+        }
+        sight.look("indexes come");
+        sight.event(100, resolved("toolbox"));
+        sight.event(0, resolve("web"));
+        sight.look("the next stage");
+        sight.event(100, resolved("web"));
+        sight.event(
+            0,
+            EventKind::Locked {
+                path: "/home/me/impasto.lock".into(),
+                changes: vec![
+                    "toolbox (amd64): 42 packages, 12 MB".to_owned(),
+                    "web: 2 packages, 1.5 MB".to_owned(),
+                ],
+                written: true,
+            },
+        );
+        sight.look("what was locked stays");
+        sight.event(
+            0,
+            EventKind::RunStarted {
+                nodes: 2,
+                cached: 1,
+            },
+        );
+        sight.start("web");
+        sight.look("the run");
+        insta::assert_snapshot!(sight.text);
+    }
+
+    #[test]
+    fn packages_that_come_without_a_run_are_shown_alone() {
+        let mut sight = Sight::new(80, 24);
+        for step in 0..=20 {
+            sight.progress(None, "download", step * 400_000, 9_000_000);
+        }
+        sight.look("packages come");
+        sight.event(
+            100,
+            EventKind::PackagesFetched {
+                packages: 2,
+                bytes: 9_000_000,
+                wall_ms: 1000,
+            },
+        );
+        sight.look("they are there");
         insta::assert_snapshot!(sight.text);
     }
 

@@ -24,8 +24,8 @@ pub use ci::{FileLine, Level, Service, place as ci_place};
 pub use json::{Json, schema as event_schema};
 pub use live::Live;
 pub use plain::Plain;
-pub use record::{Ending, RecordFileError, RecordPaths, Records, Verdict};
-pub use wait::{Wait, follow};
+pub use record::{Ending, RecordPaths, Records, Verdict};
+pub use wait::Wait;
 
 pub use screen::clear_at_exit;
 

@@ -28,6 +28,8 @@ pub struct Plain {
     shown: Duration,
     /// Whether the user ended the run.
     interrupted: bool,
+    /// How many images were not written.
+    not_written: usize,
     /// When each stage began.
     begun: HashMap<String, Duration>,
 }
@@ -68,6 +70,7 @@ impl Plain {
             folds: None,
             shown: Duration::ZERO,
             interrupted: false,
+            not_written: 0,
             begun: HashMap::new(),
         }
     }
@@ -100,9 +103,24 @@ impl Plain {
         self.report.event(&event.kind);
         let wall = |ms: u64| seconds(Duration::from_millis(ms));
         Some(match &event.kind {
+            EventKind::ResolveStarted { stage } => {
+                format!("{BUSY}    lock{BUSY:#}  {stage}")
+            }
+            EventKind::Locked {
+                changes,
+                written: true,
+                ..
+            } if !changes.is_empty() => {
+                let line = |change: &String| format!("{GOOD}  locked{GOOD:#}  {change}");
+                changes.iter().map(line).collect::<Vec<_>>().join("\n")
+            }
+            EventKind::Locked { .. } => return None,
             EventKind::RunStarted { .. } | EventKind::Phase { .. } => return None,
             // For who watches.
-            EventKind::Estimate { .. }
+            EventKind::ResolveFinished { .. }
+            | EventKind::CompareStarted { .. }
+            | EventKind::PackagesFetched { .. }
+            | EventKind::Estimate { .. }
             | EventKind::Expected { .. }
             | EventKind::Progress { .. } => return None,
             EventKind::Interrupted => {
@@ -182,6 +200,14 @@ impl Plain {
             } => format!("{NOTE} warning{NOTE:#}  {message}"),
             // The report lists the files.
             EventKind::Published { .. } => return None,
+            EventKind::ImageNotWritten { image, error, help } => {
+                self.not_written += 1;
+                let mut text = format!("{BAD} refused{BAD:#}  {image} is not written: {error}");
+                for line in help.iter().flat_map(|help| help.lines()) {
+                    text += &format!("\n          {NOTE}help:{NOTE:#} {line}");
+                }
+                text
+            }
             EventKind::RunFinished {
                 built,
                 cached,
@@ -196,10 +222,17 @@ impl Plain {
                 if *cancelled > 0 {
                     parts.push(format!("{cancelled} not run"));
                 }
+                if self.not_written > 0 {
+                    let images = match self.not_written {
+                        1 => "1 image".to_owned(),
+                        many => format!("{many} images"),
+                    };
+                    parts.push(format!("{BAD}{images} not written{BAD:#}"));
+                }
                 let verdict = if *built == 0 { "nothing to do" } else { "done" };
                 let verdict = match *failed + *cancelled {
                     _ if self.interrupted => "interrupted",
-                    0 => verdict,
+                    0 if self.not_written == 0 => verdict,
                     _ => "stopped",
                 };
                 let report = self.report.text(&self.cwd);
@@ -303,6 +336,9 @@ impl Folds {
                     .map(|cause| format!("\ncaused by: {cause}"))
                     .collect();
                 (Level::Error, Some(stage), format!("{error}{causes}"))
+            }
+            EventKind::ImageNotWritten { image, error, .. } => {
+                (Level::Error, Some(image), error.clone())
             }
             EventKind::Warning { stage, message } => {
                 (Level::Warning, stage.as_ref(), message.clone())

@@ -10,6 +10,7 @@ use impasto_store::Owner;
 use super::stage_logs::StageLogs;
 use super::summary::SummaryPage;
 use super::trace::Trace;
+use crate::base::io::IoError;
 use crate::engine::event::Event;
 use crate::engine::publish::{Draft, writable_dir};
 
@@ -21,15 +22,6 @@ pub struct RecordPaths {
     pub logs: Option<PathBuf>,
     /// A file, trace events in JSON.
     pub trace: Option<PathBuf>,
-}
-
-/// A file that cannot be written.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot write `{}`", path.display())]
-pub struct RecordFileError {
-    /// The file or directory.
-    pub path: PathBuf,
-    pub source: io::Error,
 }
 
 /// How a build ended.
@@ -70,22 +62,15 @@ impl Records {
     ///
     /// # Errors
     /// Something cannot be written, or is not a regular file.
-    pub fn open(
-        paths: &RecordPaths,
-        owner: &Owner,
-        cwd: &Path,
-    ) -> Result<Records, RecordFileError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| RecordFileError { path, source }
-        };
-        let draft = |path: &PathBuf| Draft::new(path, owner).map_err(failed(path));
+    pub fn open(paths: &RecordPaths, owner: &Owner, cwd: &Path) -> Result<Records, IoError> {
+        let draft =
+            |path: &PathBuf| Draft::new(path, owner).map_err(IoError::at::<IoError>("write", path));
         let mut records = Records::default();
         if let Some(path) = &paths.summary {
             records.summary = Some((draft(path)?, SummaryPage::new(cwd)));
         }
         if let Some(dir) = &paths.logs {
-            writable_dir(dir, owner).map_err(failed(dir))?;
+            writable_dir(dir, owner).map_err(IoError::at::<IoError>("write", dir))?;
             records.logs = Some(StageLogs::new(dir, owner));
         }
         if let Some(path) = &paths.trace {
@@ -115,12 +100,12 @@ impl Records {
     }
 
     /// Writes what is to be written, whatever the build ended with, and gives what could not be.
-    pub fn close(self, ending: &Ending) -> Vec<RecordFileError> {
+    pub fn close(self, ending: &Ending) -> Vec<IoError> {
         let mut errors = Vec::new();
         let mut place = |draft: Draft, written: io::Result<()>| {
             let path = draft.path().to_owned();
             if let Err(source) = written.and_then(|()| draft.place(MODE)) {
-                errors.push(RecordFileError { path, source });
+                errors.push(IoError::at("write", path)(source));
             }
         };
         if let Some((draft, summary)) = self.summary {

@@ -9,6 +9,7 @@ use super::style::{BAD, BUSY, FAINT, GOOD};
 use crate::base::human::{bytes, seconds};
 use crate::base::table;
 use crate::engine::event::{EventKind, How};
+use impasto_store::sha256::Sha256;
 
 /// More cached stages than these are counted, not listed: what ran is easier to see then.
 pub(super) const MANY_CACHED: usize = 30;
@@ -44,7 +45,7 @@ enum RowState {
 struct WrittenFile {
     path: PathBuf,
     bytes: u64,
-    sha256: String,
+    sha256: Sha256,
     written: bool,
 }
 
@@ -78,7 +79,7 @@ impl Report {
                 let file = WrittenFile {
                     path: path.clone(),
                     bytes: *bytes,
-                    sha256: sha256.clone(),
+                    sha256: *sha256,
                     written: *written,
                 };
                 self.files.push(file);
@@ -118,12 +119,9 @@ impl Report {
             "   wrote  ".len() + width + "  123 MB  sha256 …".chars().count() + SHORT <= COLUMNS;
         for (file, path) in self.files.iter().zip(&shown) {
             let verb = if file.written { "   wrote" } else { "      is" };
-            let (size, digest) = (
-                bytes(file.bytes),
-                file.sha256.get(..SHORT).unwrap_or(&file.sha256),
-            );
+            let (size, digest) = (bytes(file.bytes), file.sha256.to_string());
             let digest = if fits {
-                format!("  sha256 {digest}…")
+                format!("  sha256 {}…", &digest[..SHORT])
             } else {
                 String::new()
             };
@@ -203,7 +201,7 @@ mod tests {
     }
 
     fn published(path: &str, written: bool) -> EventKind {
-        let sha256 = "0123456789abcdef".repeat(4);
+        let sha256 = "0123456789abcdef".repeat(4).parse().unwrap();
         EventKind::Published {
             path: path.into(),
             bytes: 226_000_000,

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use impasto_store::Owner;
 
-use super::record::{MODE, RecordFileError};
+use super::record::MODE;
+use crate::base::io::IoError;
 use crate::engine::event::EventKind;
 use crate::engine::history::file_name;
 use crate::engine::publish::Draft;
@@ -19,7 +20,7 @@ pub(super) struct StageLogs {
     owner: Owner,
     open: HashMap<String, OpenLog>,
     /// What could not be written first.
-    error: Option<RecordFileError>,
+    error: Option<IoError>,
 }
 
 /// The log of a stage that runs.
@@ -69,7 +70,7 @@ impl StageLogs {
     }
 
     /// Makes visible what is still open, and gives what could not be written.
-    pub(super) fn close(mut self) -> Option<RecordFileError> {
+    pub(super) fn close(mut self) -> Option<IoError> {
         let open: Vec<_> = self.open.keys().cloned().collect();
         open.iter().for_each(|stage| self.place(stage));
         self.error
@@ -105,8 +106,8 @@ impl StageLogs {
     }
 
     fn failed(&mut self, stage: &str, source: io::Error) {
-        let path = self.path(stage);
-        self.error.get_or_insert(RecordFileError { path, source });
+        let error = IoError::at("write", self.path(stage))(source);
+        self.error.get_or_insert(error);
     }
 
     fn path(&self, stage: &str) -> PathBuf {

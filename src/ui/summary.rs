@@ -22,6 +22,8 @@ pub(super) struct SummaryPage {
     files: Vec<String>,
     failures: Vec<(String, String)>,
     warnings: Vec<String>,
+    /// What changed in the lock.
+    locked: Vec<String>,
     counts: Option<String>,
 }
 
@@ -45,6 +47,7 @@ impl SummaryPage {
             files: Vec::new(),
             failures: Vec::new(),
             warnings: Vec::new(),
+            locked: Vec::new(),
             counts: None,
         }
     }
@@ -105,6 +108,11 @@ impl SummaryPage {
                     .for_each(|line| text += &format!("  help: {line}\n"));
                 self.failures.push((stage.clone(), text));
             }
+            EventKind::Locked {
+                changes,
+                written: true,
+                ..
+            } => self.locked.extend(changes.iter().cloned()),
             EventKind::StageCancelled { stage } => self.row(SummaryRow::of(stage, "not run")),
             EventKind::Warning { stage, message } => {
                 let stage = stage
@@ -128,7 +136,7 @@ impl SummaryPage {
                     "| {} | {was} | {} | {} |\n",
                     cell(&path),
                     bytes(*size),
-                    cell(sha256)
+                    cell(&sha256.to_string())
                 ));
             }
             EventKind::RunFinished {
@@ -188,6 +196,9 @@ impl SummaryPage {
         }
         if !self.rows.is_empty() {
             text += &self.stages();
+        }
+        if !self.locked.is_empty() {
+            text += &format!("\n### Lock\n\n{}", block(&self.locked.join("\n")));
         }
         if !self.warnings.is_empty() {
             text += &format!("\n### Warnings\n\n{}", block(&self.warnings.join("\n")));
@@ -317,7 +328,7 @@ mod tests {
         summary.event(&EventKind::Published {
             path: "/home/me/out/web`x`.qcow2".into(),
             bytes: 226_000_000,
-            sha256: "0123456789abcdef".repeat(4),
+            sha256: "0123456789abcdef".repeat(4).parse().unwrap(),
             written: true,
         });
         summary.event(&EventKind::RunFinished {

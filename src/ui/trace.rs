@@ -22,6 +22,8 @@ pub(super) struct Trace {
     laps: Vec<Slice>,
     /// Since when there is no lap, in microseconds.
     lapped: u64,
+    /// What was resolved since then.
+    resolved: Vec<Slice>,
     stages: Vec<Slice>,
     downloads: Vec<Slice>,
     open: HashMap<String, OpenStage>,
@@ -64,6 +66,16 @@ impl Trace {
     pub(super) fn event(&mut self, event: &Event) {
         let now = micros(event.at);
         match &event.kind {
+            EventKind::ResolveFinished {
+                stage,
+                packages,
+                bytes,
+                wall_ms,
+            } => {
+                let start = now.saturating_sub(wall_ms * 1000).max(self.lapped);
+                let args = json!({ "packages": packages, "bytes": bytes });
+                self.resolved.push(Slice::new(stage, start, now, args));
+            }
             EventKind::RunStarted { .. } => self.lap("plan", event.at),
             EventKind::StageStarted {
                 stage,
@@ -132,8 +144,10 @@ impl Trace {
 
     pub(super) fn lap(&mut self, name: &str, at: Duration) {
         let at = micros(at);
-        self.laps
-            .push(Slice::new(name, self.lapped, at, Value::Null));
+        self.laps.push(Slice {
+            parts: std::mem::take(&mut self.resolved),
+            ..Slice::new(name, self.lapped, at, Value::Null)
+        });
         self.lapped = at;
     }
 
@@ -160,6 +174,9 @@ impl Trace {
         let open: Vec<_> = self.open.keys().cloned().collect();
         open.iter()
             .for_each(|stage| self.close(stage, micros(ending.at), json!({ "state": "stopped" })));
+        if !self.resolved.is_empty() {
+            self.lap("lock packages", ending.at);
+        }
         let mut out = Events {
             out: BufWriter::new(file),
             is_first: true,
@@ -168,8 +185,8 @@ impl Trace {
         out.metadata(0, "process_name", &json!({ "name": "impasto" }))?;
         let mut track = 1;
         out.track(track, "impasto")?;
-        for slice in &self.laps {
-            out.slice(track, "run", slice)?;
+        for slice in nested(self.laps) {
+            out.slice(track, "run", &slice)?;
         }
         for (what, slices) in [("stages", self.stages), ("downloads", self.downloads)] {
             for (index, slices) in tracks(slices).into_iter().enumerate() {
@@ -504,5 +521,41 @@ mod tests {
             .map(|(name, slices)| (name.to_owned(), slices))
             .collect();
         assert_eq!(checked(&trace), wanted);
+    }
+
+    #[test]
+    fn what_was_resolved_lies_within_the_time_of_locking() {
+        let resolved = |ms: u64, stage: &str, wall_ms: u64| {
+            let (packages, bytes) = (2, 7);
+            at(
+                ms,
+                EventKind::ResolveFinished {
+                    stage: stage.to_owned(),
+                    packages,
+                    bytes,
+                    wall_ms,
+                },
+            )
+        };
+        let mut trace = Trace::default();
+        trace.lap("read the recipe", Duration::from_millis(10));
+        trace.event(&resolved(1010, "toolbox", 1000));
+        trace.event(&resolved(1500, "web", 400));
+        trace.lap("lock packages", Duration::from_millis(1600));
+        // Interrupted: nothing ends what was begun.
+        trace.event(&resolved(2000, "other", 300));
+        let tracks = checked(&written(trace, Verdict::Interrupted));
+        let expected = [
+            "read the recipe 0+10",
+            "lock packages 10+1590",
+            "toolbox 10+1000",
+            "web 1100+400",
+            "lock packages 1600+7400",
+            "other 1700+300",
+        ];
+        assert_eq!(
+            tracks,
+            [("impasto".to_owned(), expected.map(str::to_owned).into())]
+        );
     }
 }

@@ -1,5 +1,5 @@
 //! One line that says what is waited for, how long, and how far it is: for commands that are no run of stages.
-//! Knows a meter and a terminal; where there is none, it says what begins, once.
+//! Knows a meter and a terminal; where there is none, it says nothing.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use impasto_store::meter::Meter;
 
 use super::live::EVERY;
-use super::message;
 use super::pace::Pace;
 use super::screen::{Screen, Stderr};
 use super::style::BUSY;
 use crate::base::host::Host;
 use crate::base::human::seconds;
-use crate::engine::event::{Event, EventKind};
 
 /// What is waited for, until it is dropped.
 #[derive(Debug)]
@@ -72,36 +70,6 @@ impl Wait {
             shared: Some(shared),
             ticker,
         }
-    }
-
-    /// Waits for something else now; the clock begins again. Where nothing is drawn, says so as a line.
-    pub fn next(&self, word: &'static str, what: &str) {
-        match &self.shared {
-            Some(shared) => {
-                let mut now = shared.lock();
-                (now.word, now.since) = (word, Instant::now());
-                what.clone_into(&mut now.what);
-                shared.meter.end();
-            }
-            None => message(&format!("{word} {what}")),
-        }
-    }
-}
-
-/// Lets a meter show how far a stage's long work is.
-pub fn follow(meter: &Meter, event: &Event) {
-    match &event.kind {
-        EventKind::Progress {
-            stage: Some(_),
-            what,
-            done_bytes,
-            total_bytes,
-        } => {
-            meter.begin(what, *total_bytes);
-            meter.add(*done_bytes);
-        }
-        EventKind::StageFinished { .. } | EventKind::StageFailed { .. } => meter.end(),
-        _ => {}
     }
 }
 

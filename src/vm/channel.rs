@@ -30,6 +30,11 @@ impl VmChannel {
         })
     }
 
+    /// Gives it another end of its time.
+    pub(super) fn extend(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// Sends a question, and gives the first answer that `is_it` takes.
     pub(super) fn ask(
         &mut self,

@@ -66,6 +66,26 @@ pub enum Network {
         /// The port on this host.
         ssh_port: Option<u16>,
     },
+    /// Nothing, not even this host; it gets an address all the same, and this port of 127.0.0.1 leads to its port 22.
+    Isolated { ssh_port: u16 },
+}
+
+/// A disk that the guest may write: all of it goes into a throwaway overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineDisk {
+    /// What lies below the overlay.
+    pub backing: Backing,
+    /// A qcow2 without backing field that takes all writes.
+    pub overlay: PathBuf,
+}
+
+/// A kernel that is started without a boot loader. Its paths are those of open files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectKernel {
+    pub kernel: PathBuf,
+    pub initramfs: Option<PathBuf>,
+    /// The kernel's command line.
+    pub arguments: String,
 }
 
 /// Where the serial console is.
@@ -87,20 +107,23 @@ pub struct Spec {
     /// Bytes of memory, rounded up to MiB.
     pub memory: u64,
     pub cpus: u16,
-    /// What lies below the overlay.
-    pub backing: Backing,
-    /// A qcow2 without backing field that takes all writes.
-    pub overlay: PathBuf,
+    /// What it boots, but for a kernel without boot loader.
+    pub disk: Option<MachineDisk>,
+    pub kernel: Option<DirectKernel>,
+    /// A CD that is in its drive; booted where there is no disk.
+    pub cdrom: Option<PathBuf>,
     /// A raw disk for cloud-init.
     pub seed: Option<PathBuf>,
+    /// A raw disk that holds files for the guest, with the serial number `impasto-files`.
+    pub files: Option<PathBuf>,
     /// What the guest reaches.
     pub network: Network,
     /// A socket that QEMU makes for the guest's agent.
     pub guest_agent: Option<PathBuf>,
     /// Where the serial console is.
     pub console: Console,
-    /// The name, in QEMU's working directory, of a socket that QEMU makes for its control protocol.
-    pub control: Option<&'static str>,
+    /// Whether QEMU makes a socket for its control protocol in its working directory: pictures and power need it.
+    pub control: bool,
 }
 
 /// QEMU's arguments.
@@ -116,9 +139,11 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
         firmware,
         memory,
         cpus,
-        backing,
-        overlay,
+        disk,
+        kernel,
+        cdrom,
         seed,
+        files,
         network,
         guest_agent,
         console,
@@ -146,34 +171,29 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
     line.add("-machine", &machine).add("-cpu", "max");
     line.add("-smp", &cpus.to_string())
         .add("-m", &format!("size={}M", memory.div_ceil(1 << 20)));
-    line.add("-display", "none").add("-boot", "strict=on");
+    // A screen that nobody looks at but for pictures. Without a card for it Debian's default GRUB hangs.
+    line.add("-display", "none").add("-device", "VGA");
+    line.add("-boot", "strict=on");
     line.add("-object", "rng-random,id=random,filename=/dev/urandom")
         .add("-device", "virtio-rng-pci,rng=random");
 
-    let below = below(&mut line, backing)?;
-    line.node(&json!({
-        "driver": "qcow2", "node-name": "overlay", "backing": below, "discard": "unmap",
-        // It is thrown away in the end, so nothing in it needs to be durable.
-        "cache": {"direct": false, "no-flush": true},
-        "file": {"driver": "file", "filename": text(overlay)?, "cache": {"direct": false, "no-flush": true}},
-    }));
-    // The default for a full disk pauses the guest, which looks like a hang.
-    line.add(
-        "-device",
-        "virtio-blk-pci,drive=overlay,bootindex=0,rerror=report,werror=report",
-    );
+    disks(&mut line, disk.as_ref(), cdrom.as_deref())?;
     if let Some(seed) = seed {
         line.node(&json!({"driver": "raw", "node-name": "seed", "read-only": true, "file": file(seed, true)?}));
         line.add("-device", "virtio-blk-pci,drive=seed");
     }
-    if let Network::User { ssh_port } = network {
-        let forward = ssh_port.map_or(String::new(), |port| {
-            format!(",hostfwd=tcp:127.0.0.1:{port}-:22")
-        });
-        line.add("-netdev", &format!("user,id=net{forward}"));
-        // Without its ROM it does not try to boot from the network.
-        line.add("-device", "virtio-net-pci,netdev=net,romfile=");
+    if let Some(files) = files {
+        line.node(&json!({"driver": "raw", "node-name": "files", "read-only": true, "file": file(files, true)?}));
+        line.add("-device", "virtio-blk-pci,drive=files,serial=impasto-files");
     }
+    if let Some(direct) = kernel {
+        line.add("-kernel", text(&direct.kernel)?);
+        if let Some(initramfs) = &direct.initramfs {
+            line.add("-initrd", text(initramfs)?);
+        }
+        line.add("-append", &direct.arguments);
+    }
+    card(&mut line, *network);
     if let Some(socket) = guest_agent {
         line.add(
             "-chardev",
@@ -200,7 +220,8 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
                 .add("-serial", "chardev:console");
         }
     }
-    if let Some(name) = control {
+    if *control {
+        let name = super::qmp::SOCKET;
         line.add(
             "-chardev",
             &format!("socket,id=control,path={name},server=on,wait=off"),
@@ -208,6 +229,52 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
         line.add("-mon", "chardev=control,mode=control");
     }
     Ok(line.0)
+}
+
+/// Adds what the machine boots.
+fn disks(
+    line: &mut CommandLine,
+    disk: Option<&MachineDisk>,
+    cdrom: Option<&Path>,
+) -> Result<(), VmError> {
+    if let Some(MachineDisk { backing, overlay }) = disk {
+        let below = below(line, backing)?;
+        line.node(&json!({
+            "driver": "qcow2", "node-name": "overlay", "backing": below, "discard": "unmap",
+            // It is thrown away in the end, so nothing in it needs to be durable.
+            "cache": {"direct": false, "no-flush": true},
+            "file": {"driver": "file", "filename": text(overlay)?, "cache": {"direct": false, "no-flush": true}},
+        }));
+        // The default for a full disk pauses the guest, which looks like a hang.
+        line.add(
+            "-device",
+            "virtio-blk-pci,drive=overlay,bootindex=0,rerror=report,werror=report",
+        );
+    }
+    if let Some(cdrom) = cdrom {
+        line.node(&json!({"driver": "raw", "node-name": "cd", "read-only": true, "file": file(cdrom, true)?}));
+        line.add("-device", "ide-cd,drive=cd,bootindex=1");
+    }
+    Ok(())
+}
+
+/// Adds a network card, where there is a network.
+fn card(line: &mut CommandLine, network: Network) {
+    let netdev = match network {
+        Network::None => return,
+        Network::User { ssh_port } => {
+            let forward = ssh_port.map_or(String::new(), |port| {
+                format!(",hostfwd=tcp:127.0.0.1:{port}-:22")
+            });
+            format!("user,id=net{forward}")
+        }
+        Network::Isolated { ssh_port } => {
+            format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-:22")
+        }
+    };
+    line.add("-netdev", &netdev);
+    // Without its ROM it does not try to boot from the network.
+    line.add("-device", "virtio-net-pci,netdev=net,romfile=");
 }
 
 /// Adds the nodes below the overlay, the bottom first, and gives the name of the top one.
@@ -294,19 +361,31 @@ fn escaped(path: &Path) -> Result<String, VmError> {
 mod tests {
     use super::*;
 
+    fn disk(backing: Backing) -> Option<MachineDisk> {
+        Some(MachineDisk {
+            backing,
+            overlay: "/scratch/overlay.qcow2".into(),
+        })
+    }
+
     fn spec() -> Spec {
         Spec {
             accel: Accel::Tcg,
             firmware: Firmware::Bios,
             memory: 1 << 30,
             cpus: 2,
-            backing: Backing::Layers(vec!["/store/base.qcow2".into(), "/store/top.qcow2".into()]),
-            overlay: "/scratch/overlay.qcow2".into(),
+            disk: disk(Backing::Layers(vec![
+                "/store/base.qcow2".into(),
+                "/store/top.qcow2".into(),
+            ])),
+            kernel: None,
+            cdrom: None,
             seed: None,
+            files: None,
             network: Network::None,
             guest_agent: None,
             console: Console::Pipe,
-            control: Some("control"),
+            control: true,
         }
     }
 
@@ -336,14 +415,21 @@ mod tests {
             accel: Accel::Kvm,
             firmware,
             memory: (2 << 30) + 1,
-            backing: Backing::Raw("/images/a, b.raw".into()),
+            disk: disk(Backing::Raw("/images/a, b.raw".into())),
+            kernel: Some(DirectKernel {
+                kernel: "/boot/vmlinuz".into(),
+                initramfs: Some("/boot/initrd".into()),
+                arguments: "console=ttyS0 a=b".to_owned(),
+            }),
+            cdrom: Some("/images/cd.iso".into()),
             seed: Some("/scratch/seed.img".into()),
+            files: Some("/scratch/files.img".into()),
             network: Network::User {
                 ssh_port: Some(2222),
             },
             guest_agent: Some("/run/a,b.sock".into()),
             console: Console::Terminal,
-            control: None,
+            control: false,
             ..spec()
         };
         insta::assert_snapshot!("everything", shown(&everything));
@@ -352,7 +438,8 @@ mod tests {
     #[test]
     fn only_the_overlay_and_the_variables_can_be_written_and_no_node_is_probed() {
         let spec = Spec {
-            backing: Backing::Qcow2("/images/x.qcow2".into()),
+            disk: disk(Backing::Qcow2("/images/x.qcow2".into())),
+            network: Network::Isolated { ssh_port: 2022 },
             ..spec()
         };
         let arguments = arguments(&spec).unwrap();

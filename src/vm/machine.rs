@@ -1,23 +1,22 @@
-//! A running machine: its process, its serial console, its guest's agent.
+//! A running machine: its process, its serial console, its screen and its power.
 //! Knows nothing of images; what the machine is made of is in the [`Spec`].
 //!
 //! QEMU gets a death signal of the thread that starts it: that thread must live as long as the machine.
 
-use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::channel::VmChannel;
-use super::{Console, QEMU, Spec, VmError, command};
+use super::agent::ask_agent;
+use super::transcript::{Transcript, find};
+use super::{Console, QEMU, Spec, VmError, command, qmp};
 use crate::base::cancel::CancelToken;
 use crate::sandbox::die_with_parent;
 
@@ -25,17 +24,37 @@ use crate::sandbox::die_with_parent;
 const TICK: Duration = Duration::from_millis(20);
 /// How long QEMU may take to end when it is told to.
 const END_DEADLINE: Duration = Duration::from_secs(5);
-/// Bytes of the serial console that are kept for those who wait.
-const KEPT: usize = 1 << 20;
 /// Bytes of QEMU's own words that are kept.
 const MAX_WORDS: u64 = 8 << 10;
 /// The longest path of a socket (unix(7)).
 const MAX_SOCKET: usize = 107;
 
 /// The name of the agent's socket of a machine that impasto itself talks to.
-const AGENT: &str = "agent";
-/// The name of the control socket.
-const CONTROL: &str = "control";
+pub(super) const AGENT: &str = "agent";
+
+/// What a console shows of a guest that comes no further, and what that means. The last ones tell least.
+const TROUBLE: [(&str, &str); 8] = [
+    ("Kernel panic - not syncing", "the kernel panicked"),
+    ("Oops: 0", "the kernel oopsed"),
+    ("kernel BUG at", "the kernel found a bug of its own"),
+    ("general protection fault, probably", "the kernel oopsed"),
+    (
+        "grub rescue>",
+        "the boot loader found nothing to boot and waits for commands",
+    ),
+    (
+        "(initramfs)",
+        "the initramfs did not find its root and waits for commands",
+    ),
+    (
+        "You are in emergency mode",
+        "the system stopped in emergency mode",
+    ),
+    (
+        "Cannot open access to console",
+        "the system stopped in emergency mode",
+    ),
+];
 
 /// Takes the bytes of a serial console as they come.
 pub type ConsoleSink = Box<dyn FnMut(&[u8]) + Send>;
@@ -62,46 +81,17 @@ pub struct Machine {
     position: usize,
     words: Option<JoinHandle<String>>,
     work: PathBuf,
+    begun: Instant,
+    has_control: bool,
 }
 
-/// What the serial console has shown.
-#[derive(Debug, Default)]
-struct Transcript {
-    state: Mutex<TranscriptText>,
-    news: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct TranscriptText {
-    /// The end of what was shown.
-    bytes: Vec<u8>,
-    /// How many bytes before that are gone.
-    dropped: usize,
-    /// Whether nothing more will come.
-    ended: bool,
-}
-
-impl Transcript {
-    fn lock(&self) -> MutexGuard<'_, TranscriptText> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, bytes: &[u8]) {
-        let mut shown = self.lock();
-        shown.bytes.extend_from_slice(bytes);
-        // Twice as much, so that what is kept is moved rarely.
-        if shown.bytes.len() > 2 * KEPT {
-            let excess = shown.bytes.len() - KEPT;
-            shown.bytes.drain(..excess);
-            shown.dropped += excess;
-        }
-        self.news.notify_all();
-    }
-
-    fn end(&self) {
-        self.lock().ended = true;
-        self.news.notify_all();
-    }
+/// A guest that comes no further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What it means.
+    pub what: &'static str,
+    /// The line of the console that says so.
+    pub line: String,
 }
 
 impl Machine {
@@ -143,11 +133,12 @@ impl Machine {
             _ => VmError::io("start", QEMU)(error),
         })?;
         let console = Arc::new(Transcript::default());
+        TROUBLE.iter().for_each(|(text, _)| console.watch(text));
         match child.stdout.take() {
             Some(stdout) => {
                 let console = console.clone();
                 let mut sink = sink.unwrap_or_else(|| Box::new(|_| {}));
-                spawn("console", move || read_console(stdout, &console, &mut sink))?;
+                spawn("console", move || console.fill(stdout, &mut sink))?;
             }
             None => console.end(),
         }
@@ -161,6 +152,8 @@ impl Machine {
             position: 0,
             words: Some(words),
             work: work.to_owned(),
+            begun: Instant::now(),
+            has_control: spec.control,
         })
     }
 
@@ -201,11 +194,7 @@ impl Machine {
             if left.is_zero() {
                 return Ok(ConsoleMatch::TimedOut);
             }
-            shown = console
-                .news
-                .wait_timeout(shown, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            shown = console.wait(shown, left);
         }
     }
 
@@ -266,9 +255,75 @@ impl Machine {
         PathBuf::from(AGENT)
     }
 
-    /// The name of the control socket, which [`Machine::stop`] needs.
-    pub fn control_socket() -> &'static str {
-        CONTROL
+    /// The directory that QEMU runs in, with the sockets that lead to it.
+    pub fn dir(&self) -> &Path {
+        &self.work
+    }
+
+    /// How long it has been running.
+    pub fn uptime(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Looks for a text on the serial console from now on, however much comes after it.
+    pub fn watch(&self, text: &str) {
+        self.console.watch(text);
+    }
+
+    /// How long after its start the console showed a text that is watched for.
+    pub fn saw(&self, text: &str) -> Option<Duration> {
+        let seen = self.console.seen(text)?;
+        Some(seen.saturating_duration_since(self.begun))
+    }
+
+    /// What keeps the guest from coming any further, where its console tells.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let (text, what) = TROUBLE
+            .iter()
+            .find(|(text, _)| self.console.seen(text).is_some())?;
+        let line = self
+            .console
+            .lines()
+            .into_iter()
+            .find(|line| line.contains(text));
+        Some(Trouble {
+            what,
+            line: line.unwrap_or_else(|| (*text).to_owned()),
+        })
+    }
+
+    /// How many bytes the console had shown at the end of what the last wait saw.
+    pub(super) fn console_position(&self) -> usize {
+        self.position
+    }
+
+    /// What the console showed between two such places, as far as it is kept.
+    pub(super) fn console_between(&self, from: usize, until: usize) -> Vec<u8> {
+        let shown = self.console.lock();
+        let place = |at: usize| at.saturating_sub(shown.dropped).min(shown.bytes.len());
+        let (from, until) = (place(from), place(until));
+        shown.bytes[from..until.max(from)].to_vec()
+    }
+
+    /// What the serial console has shown, as lines that are safe to show: the end of it, where it is much.
+    pub fn console_lines(&self) -> Vec<String> {
+        self.console.lines()
+    }
+
+    /// Whether the machine has ended.
+    ///
+    /// # Errors
+    /// QEMU cannot be waited for.
+    pub fn has_ended(&mut self) -> Result<bool, VmError> {
+        Ok(self.try_wait()?.is_some())
+    }
+
+    /// The machine's screen as a PNG.
+    ///
+    /// # Errors
+    /// It has ended, or has no control socket.
+    pub fn screenshot(&self) -> Result<Vec<u8>, VmError> {
+        qmp::screenshot(&self.work).map_err(VmError::io("take a picture of", "the screen"))
     }
 
     /// Presses the power button and waits for the guest to switch itself off; ends the machine where it does not.
@@ -276,26 +331,20 @@ impl Machine {
     ///
     /// # Errors
     /// QEMU gave up, or cannot be waited for.
-    pub fn stop(mut self, patience: Duration) -> Result<bool, VmError> {
-        let deadline = Instant::now() + patience;
-        let pressed = self.press_power(deadline);
-        if pressed.is_ok() && self.wait(Some(deadline), &CancelToken::new())? == ConsoleMatch::Ended
-        {
-            return Ok(true);
-        }
+    pub fn stop(mut self, patience: Duration, cancel: &CancelToken) -> Result<bool, VmError> {
+        let off = self.power_off(patience, cancel)?;
         self.end()?;
-        Ok(false)
+        Ok(off)
     }
 
-    fn press_power(&self, deadline: Instant) -> io::Result<()> {
-        let mut channel = VmChannel::connect(&self.work, CONTROL, deadline)?;
-        let is_answer =
-            |value: &Value| value.get("return").is_some() || value.get("error").is_some();
-        channel.receive(|value| value.get("QMP").is_some())?;
-        channel.ask(&json!({"execute": "qmp_capabilities"}), is_answer)?;
-        channel
-            .ask(&json!({"execute": "system_powerdown"}), is_answer)
-            .map(drop)
+    /// Presses the power button and waits for the guest to switch itself off: whether it did.
+    ///
+    /// # Errors
+    /// QEMU gave up, or cannot be waited for.
+    pub fn power_off(&mut self, patience: Duration, cancel: &CancelToken) -> Result<bool, VmError> {
+        let deadline = Instant::now() + patience;
+        let pressed = qmp::press_power(&self.work);
+        Ok(pressed.is_ok() && self.wait(Some(deadline), cancel)? == ConsoleMatch::Ended)
     }
 
     /// Ends the machine at once, as if its power were cut; QEMU puts the terminal right.
@@ -307,7 +356,10 @@ impl Machine {
     }
 
     fn end(&mut self) -> Result<(), VmError> {
-        // It may have ended by itself.
+        // QEMU is asked, told, and made to. It may have ended by itself.
+        if self.has_control && self.try_wait()?.is_none() {
+            let _ = qmp::quit(&self.work);
+        }
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + END_DEADLINE;
         while self.try_wait()?.is_none() {
@@ -346,41 +398,6 @@ impl Drop for Machine {
     }
 }
 
-/// Asks the agent behind a socket until it answers.
-///
-/// # Errors
-/// It gave no answer in this time.
-pub fn ask_agent(
-    dir: &Path,
-    socket: &str,
-    question: &Value,
-    patience: Duration,
-) -> Result<Value, VmError> {
-    let end = Instant::now() + patience;
-    let mut turn = 0_u64;
-    while Instant::now() < end {
-        turn += 1;
-        // What was asked before the agent was there can be lost, or answered late: each turn begins again, with a number
-        // that tells its answers from older ones.
-        let deadline = end.min(Instant::now() + Duration::from_secs(2));
-        let answer = VmChannel::connect(dir, socket, deadline).and_then(|mut channel| {
-            let sync = json!({"execute": "guest-sync", "arguments": {"id": turn}});
-            channel.ask(&sync, |value| value["return"] == turn)?;
-            channel.ask(question, |value| {
-                value.get("return").is_some() || value.get("error").is_some()
-            })
-        });
-        match answer {
-            Ok(answer) => return Ok(answer),
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
-        }
-    }
-    Err(VmError::Silent {
-        who: "the guest's agent",
-        seconds: patience.as_secs(),
-    })
-}
-
 fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -389,21 +406,6 @@ fn spawn<T: Send + 'static>(
         .name(name.to_owned())
         .spawn(work);
     thread.map_err(VmError::io("start a thread for", name))
-}
-
-fn read_console(mut stdout: impl Read, console: &Transcript, sink: &mut dyn FnMut(&[u8])) {
-    let mut buffer = [0; 4096];
-    loop {
-        match stdout.read(&mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(0) | Err(_) => break,
-            Ok(count) => {
-                sink(&buffer[..count]);
-                console.push(&buffer[..count]);
-            }
-        }
-    }
-    console.end();
 }
 
 /// The beginning of what QEMU says of itself, on one line. All is read, so that it never waits for us.
@@ -416,12 +418,5 @@ fn last_words(mut stderr: impl Read) -> String {
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ");
-    crate::base::escape::neutralise(OsStr::new(&text).as_bytes())
-}
-
-fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    if text.is_empty() {
-        return Some(0);
-    }
-    bytes.windows(text.len()).position(|window| window == text)
+    crate::base::escape::neutralise(text.as_bytes())
 }

@@ -2,14 +2,23 @@
 //! Knows disks, firmware and devices; knows no recipe and no stage, and never writes the image.
 //!
 //! [`command`] is the whole of QEMU's command line as a pure function of a [`Spec`]; [`seed`] makes the small disk that
-//! cloud-init reads; [`machine`] starts the process, talks to it, and makes sure that it ends with impasto; [`probe`]
-//! tries on a disk of one sector whether all that works here.
+//! cloud-init reads; [`machine`] starts the process, talks to it, and makes sure that it ends with impasto; [`access`] runs
+//! lines in the guest; [`pool`] keeps machines within the host's memory; [`probe`] tries on a disk of one sector whether
+//! all that works here.
 
+pub mod access;
+pub mod agent;
 mod channel;
 pub mod command;
+mod console_shell;
 pub mod machine;
+pub mod pool;
 pub mod probe;
+pub mod qmp;
+mod screen;
 pub mod seed;
+pub mod ssh;
+mod transcript;
 
 use std::fs::File;
 use std::io;
@@ -18,9 +27,10 @@ use std::path::{Path, PathBuf};
 use impasto_store::chain::open_file_path;
 use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
 
+use crate::base::io::IoError;
 use crate::disk::image::{self, ForeignFormat, ImageKind};
 
-pub use command::{Accel, Backing, Console, Firmware, Network, Spec};
+pub use command::{Accel, Backing, Console, DirectKernel, Firmware, MachineDisk, Network, Spec};
 pub use machine::{ConsoleMatch, Machine};
 
 /// The program that is the machine.
@@ -40,6 +50,13 @@ pub enum VmError {
     /// QEMU is not installed.
     #[error("{QEMU} is not in the PATH")]
     NoQemu,
+    /// Another program that machines need is not installed.
+    #[error("{program} is not in the PATH")]
+    NoProgram {
+        program: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
     /// UEFI firmware is not installed.
     #[error("there is no UEFI firmware at `{}`", path.display())]
     NoFirmware {
@@ -84,12 +101,8 @@ pub enum VmError {
     /// A socket whose path is longer than the kernel takes (unix(7): 108 bytes with the zero at the end).
     #[error("`{}` is too long for a socket: at most 107 bytes", path.display())]
     LongSocket { path: PathBuf },
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     #[error("{QEMU} exited with {status}{}", if .words.is_empty() { String::new() } else { format!(": {words}") })]
     Failed {
         status: std::process::ExitStatus,
@@ -120,12 +133,8 @@ impl VmError {
         }
     }
 
-    pub(crate) fn io(
-        verb: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| VmError::Io { verb, path, source }
+    pub(crate) fn io(verb: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        IoError::at(verb, path)
     }
 }
 

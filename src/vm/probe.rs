@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use impasto_store::chain::open_file_path;
 
 use super::{
-    Accel, Backing, Console, ConsoleMatch, Firmware, Machine, Network, QEMU, Spec, VmError, overlay,
+    Accel, Backing, Console, ConsoleMatch, Firmware, Machine, MachineDisk, Network, QEMU, Spec,
+    VmError, overlay,
 };
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
@@ -71,15 +72,20 @@ pub fn try_boot(
         firmware: Firmware::Bios,
         memory: MEMORY,
         cpus: 1,
-        backing: Backing::Raw(open_file_path(&disk)),
-        overlay: overlay(work, DISK_SIZE, None)?,
+        disk: Some(MachineDisk {
+            backing: Backing::Raw(open_file_path(&disk)),
+            overlay: overlay(work, DISK_SIZE, None)?,
+        }),
+        kernel: None,
+        cdrom: None,
         seed: None,
+        files: None,
         network: Network::User {
             ssh_port: Some(free_port().map_err(VmError::io("find a free port on", "127.0.0.1"))?),
         },
         guest_agent: None,
         console: Console::Pipe,
-        control: None,
+        control: false,
     };
     let mut machine = Machine::start(&spec, work, None)?;
     let seen = machine.wait_for(GREETING, Some(begun + patience), cancel)?;

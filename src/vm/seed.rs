@@ -120,17 +120,32 @@ const LABEL: &[u8; 11] = b"CIDATA     ";
 /// # Panics
 /// There are more than 64 files, or a name is not as [`SeedFile`] says.
 pub fn image(files: &[SeedFile]) -> Result<Vec<u8>, SeedError> {
+    labelled(LABEL, files)
+}
+
+/// Such a disk for files that are not cloud-init's.
+///
+/// # Errors
+/// They are too large.
+///
+/// # Panics
+/// As [`image`].
+pub fn files_image(files: &[SeedFile]) -> Result<Vec<u8>, SeedError> {
+    labelled(b"IMPASTO    ", files)
+}
+
+fn labelled(label: &[u8; 11], files: &[SeedFile]) -> Result<Vec<u8>, SeedError> {
     assert!(files.len() <= 64, "BUG: a seed of {} files", files.len());
     let bytes = files.iter().map(|file| file.content.len()).sum();
     if bytes > CAPACITY {
         return Err(SeedError::TooLarge { bytes });
     }
     let mut disk = vec![0; SECTORS * SECTOR];
-    disk[..SECTOR].copy_from_slice(&boot_sector());
+    disk[..SECTOR].copy_from_slice(&boot_sector(label));
     let mut fat = vec![0u16; FAT_SECTORS * SECTOR / 2];
     // The first two entries are the medium's type and the end mark.
     (fat[0], fat[1]) = (0xfff8, 0xffff);
-    let mut root = entry(LABEL, 0x08, 0, 0).to_vec();
+    let mut root = entry(label, 0x08, 0, 0).to_vec();
     let mut next = FIRST_CLUSTER;
     for (index, file) in files.iter().enumerate() {
         let clusters = file.content.len().div_ceil(SECTOR);
@@ -162,7 +177,7 @@ pub fn image(files: &[SeedFile]) -> Result<Vec<u8>, SeedError> {
     Ok(disk)
 }
 
-fn boot_sector() -> [u8; SECTOR] {
+fn boot_sector(label: &[u8; 11]) -> [u8; SECTOR] {
     let mut sector = [0; SECTOR];
     let mut put = |at: usize, bytes: &[u8]| sector[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &[0xeb, 0x3c, 0x90]);
@@ -179,7 +194,7 @@ fn boot_sector() -> [u8; SECTOR] {
     // A hard disk; a volume id and a label follow.
     put(36, &[0x80, 0, 0x29]);
     put(39, b"seed");
-    put(43, LABEL);
+    put(43, label);
     put(54, b"FAT16   ");
     put(510, &[0x55, 0xaa]);
     sector

@@ -7,11 +7,13 @@ use std::time::Duration;
 pub use impasto_store::convert::Format;
 use impasto_store::digest::{ActionDigest, ContentDigest};
 use impasto_store::key::{self, Atom, Describe, Field, Sink, field};
+use impasto_store::sha256::Sha256;
 
 use crate::bootstrap::BootstrapSpec;
 use crate::disk::DiskSpec;
 use crate::limits::Limits;
 use crate::package_set::PackageSet;
+use crate::test_spec::TestSpec;
 use crate::value::Origin;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
@@ -146,6 +148,8 @@ pub enum Executor {
     Host,
     /// In a sandbox, in the guest's own root or in that of the toolbox.
     Sandbox(SandboxRoot),
+    /// In a virtual machine that works on a throwaway overlay; what needs none is our own code's.
+    Machine,
 }
 
 /// What is `/` for the steps of a sandboxed Action.
@@ -179,6 +183,17 @@ pub enum SandboxRequirement {
     /// Namespaces of this host's kernel.
     Namespace,
     Vm,
+}
+
+impl SandboxRequirement {
+    /// As recipes and sandboxes call it; none for any.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            SandboxRequirement::Any => None,
+            SandboxRequirement::Namespace => Some("namespace"),
+            SandboxRequirement::Vm => Some("vm"),
+        }
+    }
 }
 
 /// One primitive of an Action.
@@ -219,8 +234,7 @@ pub enum Step {
     },
     /// Gets a file by its checksum, then does what [`Step::Import`] does.
     Fetch {
-        /// SHA-256 of the file, in hexadecimal.
-        sha256: String,
+        sha256: Sha256,
         /// What it is to become.
         as_a: ImportAs,
     },
@@ -240,6 +254,15 @@ pub enum Step {
     },
     /// Makes a root file system out of a distribution's packages: a tar archive, the Action's one file.
     Bootstrap { spec: Box<BootstrapSpec> },
+    /// Makes the checks of one machine, or those that need none: a report and a console's log.
+    Test { spec: Box<TestSpec> },
+    /// Makes one report of those of other units.
+    TestReport {
+        /// What it is called.
+        name: String,
+        /// The names of the units' inputs, in order.
+        parts: Vec<String>,
+    },
 }
 
 /// What an imported file is to become.
@@ -406,6 +429,7 @@ impl Describe for Executor {
             Executor::Sandbox(SandboxRoot::Scratch) => {
                 Atom::Variant(3, "sandbox, guest's root, of which nothing is kept")
             }
+            Executor::Machine => Atom::Variant(4, "machine"),
         });
     }
 }
@@ -525,6 +549,15 @@ impl Describe for Step {
                 spec.describe(sink);
             }
             Step::ShowRoot => sink.put(Atom::Variant(9, "show root")),
+            Step::Test { spec } => {
+                sink.put(Atom::Variant(20, "test"));
+                spec.describe(sink);
+            }
+            Step::TestReport { name, parts } => {
+                sink.put(Atom::Variant(21, "test report"));
+                field(sink, "name", name);
+                field(sink, "parts", parts);
+            }
         }
     }
 }

@@ -7,6 +7,8 @@
 pub struct ParamError {
     /// The parameter that it is about; the stage as a whole where there is none.
     pub param: Option<&'static str>,
+    /// The entry of that parameter's map that it is about.
+    pub entry: Option<String>,
     /// What is wrong, as a lower-case fragment.
     pub message: String,
     pub help: Option<String>,
@@ -17,6 +19,7 @@ impl ParamError {
     pub fn new(param: &'static str, message: impl Into<String>) -> Self {
         ParamError {
             param: Some(param),
+            entry: None,
             message: message.into(),
             help: None,
         }
@@ -26,9 +29,15 @@ impl ParamError {
     pub fn stage(message: impl Into<String>) -> Self {
         ParamError {
             param: None,
+            entry: None,
             message: message.into(),
             help: None,
         }
+    }
+
+    pub fn entry(mut self, entry: impl Into<String>) -> Self {
+        self.entry = Some(entry.into());
+        self
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Self {

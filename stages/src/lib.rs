@@ -16,6 +16,7 @@ pub mod package_set;
 mod params;
 mod registry;
 mod ssh_key;
+pub mod test_spec;
 mod value;
 pub mod volatile;
 

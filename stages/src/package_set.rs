@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use impasto_store::digest::{BlobDigest, ContentDigest};
 use impasto_store::key::{self, Describe, Segment, Sink, map};
+use impasto_store::sha256::Sha256;
+use serde::{Deserialize, Serialize};
 
 /// The Debian name of the machine that this program is for.
 pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
@@ -13,21 +15,21 @@ pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
     "amd64"
 };
 
-/// A package file, named by its content.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// A package file, named by its content: the facts that go with a file wherever it goes, from an archive's index to a disk.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LockedPackage {
     pub name: String,
     /// The machine that it is for, or `all`.
     pub architecture: String,
     pub version: String,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// Length of the file in bytes.
     pub size: u64,
 }
 
-/// A package without its file: one that is taken out.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// A package without its file: one that is installed, or taken out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PackageName {
     pub name: String,
     /// The machine that it is for, or `all`.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::action::{ActionTemplate, Cutoff, RootSpec};
+use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, SandboxRoot, Slot};
 use crate::error::ParamError;
 use crate::kinds;
 use crate::package_set::PackageRequest;
@@ -103,8 +103,10 @@ pub struct StageContext {
     pub name: String,
     /// The recipe's epoch.
     pub source_date_epoch: Option<u64>,
-    /// Which file system is `/`, as the stage that the disk came from says.
-    pub root: RootSpec,
+    /// Sandboxes that a stage may require, by name.
+    pub sandboxes: Vec<&'static str>,
+    /// Tags that select checks; all are made where there are none.
+    pub tags: Vec<String>,
 }
 
 /// What a stage lowers to.
@@ -116,6 +118,22 @@ pub struct Lowered {
     pub secrets: BTreeMap<String, Secret>,
     /// Packages that the Actions put in and take out: the lock says which files these are.
     pub request: Option<PackageRequest>,
+}
+
+impl Lowered {
+    /// Tells the Actions that work in the disk of another stage which of its file systems is `/`: the stage that the disk
+    /// came from says so, and that is known only when all stages are lowered.
+    pub fn set_root(&mut self, root: &RootSpec) {
+        for action in &mut self.actions {
+            let in_guest = matches!(
+                action.executor,
+                Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch)
+            );
+            if in_guest && matches!(action.parent, Some(Slot::Stage(_))) {
+                action.root = root.clone();
+            }
+        }
+    }
 }
 
 /// The files of a unit that ran, by name: what [`Kind::expand`] may decide by.
@@ -160,10 +178,12 @@ impl Kind {
     }
 }
 
-/// The kinds that recipes can use.
+/// The kinds that recipes can use, the sandboxes that they can require, and what of tests is wanted.
 #[derive(Debug, Clone)]
 pub struct Registry {
     kinds: Vec<&'static Kind>,
+    sandboxes: Vec<&'static str>,
+    tags: Vec<String>,
 }
 
 impl Default for Registry {
@@ -173,9 +193,38 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// A registry of these kinds; [`Registry::default`] has all that impasto ships.
+    /// A registry of these kinds, without sandboxes; [`Registry::default`] has all kinds that impasto ships.
     pub fn new(kinds: Vec<&'static Kind>) -> Self {
-        Registry { kinds }
+        Registry {
+            kinds,
+            sandboxes: Vec::new(),
+            tags: Vec::new(),
+        }
+    }
+
+    /// The same, with sandboxes of these names.
+    #[must_use]
+    pub fn with_sandboxes(self, names: impl IntoIterator<Item = &'static str>) -> Self {
+        Registry {
+            sandboxes: names.into_iter().collect(),
+            ..self
+        }
+    }
+
+    /// The same; of tests only the checks with one of these tags, where there are any.
+    #[must_use]
+    pub fn with_tags(self, tags: Vec<String>) -> Self {
+        Registry { tags, ..self }
+    }
+
+    /// Tags that select checks.
+    pub fn tags(&self) -> &[String] {
+        &self.tags
+    }
+
+    /// Names of the sandboxes that stages may require.
+    pub fn sandboxes(&self) -> &[&'static str] {
+        &self.sandboxes
     }
 
     /// The kind of this name.

@@ -4,9 +4,8 @@
 //! Knows bytes and their digest, not what file they were.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use crate::digest::{BlobDigest, DIGEST_LEN, Hasher, domain};
 use crate::error::{Error, ObjectKind, Result};
 use crate::fs::Temp;
 use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
+use crate::sha256::{Sha256, Sha256Writer};
 use crate::store::Store;
 
 const PLAIN: &[u8; MAGIC_LEN] = b"impaBLP1";
@@ -50,36 +50,6 @@ pub struct BlobRef {
     pub digest: BlobDigest,
     /// Its size in bytes.
     pub size: u64,
-}
-
-/// A SHA-256, for readers outside; no name in the store.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Sha256(pub [u8; 32]);
-
-impl Serialize for Sha256 {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde_bytes::Bytes::new(&self.0).serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Sha256 {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Sha256(
-            serde_bytes::ByteArray::<32>::deserialize(deserializer)?.into_array(),
-        ))
-    }
-}
-
-impl fmt::Display for Sha256 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Sha256 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Sha256({self})")
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -645,28 +615,6 @@ pub(crate) fn decode_sha256(bytes: &[u8]) -> Result<(BlobRef, Sha256), String> {
         .and_then(decode)
         .map_err(|error| error.to_string())?;
     Ok((record.blob, record.sha256))
-}
-
-/// Computes the SHA-256 of what is written to it.
-#[derive(Debug, Default)]
-pub struct Sha256Writer(sha2::Sha256);
-
-impl Sha256Writer {
-    /// The SHA-256 of all that was written.
-    pub fn finish(self) -> Sha256 {
-        Sha256(sha2::Digest::finalize(self.0).into())
-    }
-}
-
-impl Write for Sha256Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        sha2::Digest::update(&mut self.0, bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 enum BadPiece {

@@ -50,7 +50,7 @@ pub struct Claim {
     pub cost: Cost,
     /// What the steps printed.
     pub log: Option<BlobRef>,
-    /// All that entered the Action's key, for `why`. See [`Claim::cap_fields`].
+    /// All that entered the Action's key, for `why`. See [`capped`].
     pub fields: Vec<Field>,
     /// How the root file system is named, where the result is a disk and the recipe or a default said so.
     pub root: Option<String>,
@@ -166,14 +166,10 @@ impl Claim {
     pub fn id(&self) -> ClaimId {
         ClaimId::of(&encode(self))
     }
-
-    /// Shortens overlong values of `fields` to their beginning and a digest, so that a change of them still shows.
-    pub fn cap_fields(&mut self) {
-        self.fields = capped(std::mem::take(&mut self.fields));
-    }
 }
 
-/// Fields as a claim keeps them: a value that is too long as its beginning and a digest.
+/// Fields as a claim keeps them: a value that is too long as its beginning and a digest, so that a change of it still
+/// shows.
 pub fn capped(mut fields: Vec<Field>) -> Vec<Field> {
     for field in &mut fields {
         if field.value.len() > FIELD_LIMIT {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::blob::Sha256;
 use crate::digest::{BlobDigest, Digest, DiskDigest, Hasher, domain};
 use crate::error::{ObjectKind, Result};
 use crate::key::{self, Describe, Sink, field};
 use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
+use crate::sha256::Sha256;
 use crate::store::Store;
 
 const MAGIC: &[u8; MAGIC_LEN] = b"impaDRV1";

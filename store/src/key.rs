@@ -226,23 +226,6 @@ pub fn digest(hasher: Hasher, what: &dyn Describe) -> Digest {
     sink.0.finish()
 }
 
-struct BytesSink(Vec<u8>);
-
-impl Sink for BytesSink {
-    fn enter(&mut self, _: Segment<'_>) {}
-    fn leave(&mut self) {}
-    fn put(&mut self, atom: Atom<'_>) {
-        encode(atom, &mut |bytes| self.0.extend_from_slice(bytes));
-    }
-}
-
-/// `what`'s canonical encoding itself.
-pub fn encoding(what: &dyn Describe) -> Vec<u8> {
-    let mut sink = BytesSink(Vec::new());
-    what.describe(&mut sink);
-    sink.0
-}
-
 /// One line of an explanation: the path to an atom, and the atom as text.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Field {
@@ -315,6 +298,23 @@ mod tests {
 
     use super::*;
     use crate::digest::domain;
+
+    struct BytesSink(Vec<u8>);
+
+    impl Sink for BytesSink {
+        fn enter(&mut self, _: Segment<'_>) {}
+        fn leave(&mut self) {}
+        fn put(&mut self, atom: Atom<'_>) {
+            encode(atom, &mut |bytes| self.0.extend_from_slice(bytes));
+        }
+    }
+
+    /// The canonical encoding itself.
+    fn encoding(what: &dyn Describe) -> Vec<u8> {
+        let mut sink = BytesSink(Vec::new());
+        what.describe(&mut sink);
+        sink.0
+    }
 
     fn key(what: &dyn Describe) -> Digest {
         digest(Hasher::new(domain::ACTION), what)

@@ -3,7 +3,7 @@
 //!
 //! `store/FORMAT.md` says what lies on the disk. [`Store`] is the way to all of it:
 //!
-//! * [`digest`] names things, [`key`] encodes and explains what is hashed into a key;
+//! * [`digest`] names things ([`sha256`] as others do), [`key`] encodes and explains what is hashed into a key;
 //! * [`seal`] makes layers of what a stage changed, `base` says over which disk, [`layer`] is their manifest, [`disk`] the tree that names a disk;
 //! * [`chain`] finds and verifies the files of a disk, and reads it; [`convert`] writes it to one file, of which
 //!   [`derived`] remembers the digests;
@@ -48,6 +48,7 @@ mod record;
 pub mod refs;
 mod repair;
 pub mod seal;
+pub mod sha256;
 mod stamp;
 mod state;
 mod store;

@@ -1,10 +1,10 @@
 //! What people who know apt expect of packages: pins, holds, upgrades, answers, files of their own, archives behind
 //! passwords and proxies, other machines.
 
-use crate::archive::server::{Answer, Server};
 use crate::mirror::serve;
 use crate::project::ran;
 use crate::repository::Package;
+use crate::server::{Answer, Server};
 use crate::site::{Site, done};
 
 /// The versions that a stage's disk has, a line each.

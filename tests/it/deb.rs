@@ -12,7 +12,8 @@ use impasto::deb::closure::closure;
 use impasto::deb::control::{Stanza, stanzas};
 use impasto::deb::package::Package;
 use impasto::debian::tools::ToolboxTree;
-use impasto::debian::tools::unpack::{DebIdentity, DebSource, unpack};
+use impasto::debian::tools::unpack::{DebSource, unpack};
+use impasto_stages::package_set::LockedPackage;
 use impasto_store::Store;
 
 use crate::base::tool;
@@ -54,14 +55,15 @@ fn source(stanza: &Stanza<'_>) -> DebSource<'static> {
     let [name, version, architecture, sha256] =
         ["Package", "Version", "Architecture", "SHA256"].map(field);
     let path = mirror().join(field("Filename"));
-    let identity = DebIdentity {
+    let package = LockedPackage {
         name,
-        version,
         architecture,
-        sha256,
+        version,
+        sha256: sha256.parse().unwrap(),
+        size: field("Size").parse().unwrap(),
     };
     DebSource {
-        identity,
+        package,
         open: Box::new(move || Ok(Box::new(File::open(&path)?))),
     }
 }
@@ -178,7 +180,7 @@ fn a_toolbox_has_the_files_that_dpkg_unpacks_and_its_tools_run() {
     let made = begin.elapsed();
     let set: Vec<_> = sources
         .iter()
-        .map(|source| source.identity.clone())
+        .map(|source| source.package.clone())
         .collect();
     let begin = std::time::Instant::now();
     assert_eq!(ToolboxTree::open(&store, &set).unwrap(), Some(tree.clone()));

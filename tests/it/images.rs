@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use impasto::base::cancel::CancelToken;
 use impasto::disk::image::{self, ForeignFormat, ImageKind};
 use impasto::sandbox::Outcome;
-use impasto::vm::{Accel, Console, ConsoleMatch, Firmware, Machine, Network, Spec};
+use impasto::vm::{Accel, Console, ConsoleMatch, Firmware, Machine, MachineDisk, Network, Spec};
 use impasto_store::chain::open_file_path;
 
 use crate::base::{base, tool};
@@ -509,13 +509,18 @@ fn what_was_examined_is_what_is_booted() {
             firmware: Firmware::Bios,
             memory: 64 << 20,
             cpus: 1,
-            backing: image.backing,
-            overlay: impasto::vm::overlay(&work, image.size, None).unwrap(),
+            disk: Some(MachineDisk {
+                backing: image.backing,
+                overlay: impasto::vm::overlay(&work, image.size, None).unwrap(),
+            }),
+            kernel: None,
+            cdrom: None,
             seed: None,
+            files: None,
             network: Network::None,
             guest_agent: None,
             console: Console::Pipe,
-            control: None,
+            control: false,
         };
         let mut machine = Machine::start(&spec, &work, None).unwrap();
         let deadline = Some(Instant::now() + Duration::from_secs(120));

@@ -91,3 +91,35 @@ fn torture_a_hundred_kills_leave_nothing_and_lose_nothing() {
         assert_eq!(left, 0, "{debris}/ after gc");
     }
 }
+
+#[test]
+fn what_a_killed_build_finished_is_kept() {
+    let recipe = |line: &str| {
+        format!(
+            "stage \"fetch\" \"base\" {{ path = \"base.qcow2\" }}\n\
+             stage \"run\" \"slow\" {{\n  from = stage.base\n  commands = [\"{line}\"]\n}}\n"
+        )
+    };
+    let project = Project::with(&recipe("sleep 1000"));
+    let mut build = project
+        .command(&["build"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    // Within about a second after it was made, while the next stage runs.
+    let named = || {
+        let roots = std::fs::read_dir(project.store().join("roots"));
+        let mut roots = roots.into_iter().flatten();
+        roots.any(|root| root.unwrap().metadata().unwrap().len() > 100)
+    };
+    while !named() && start.elapsed() < Duration::from_secs(60) {
+        std::thread::yield_now();
+    }
+    build.kill().unwrap();
+    build.wait().unwrap();
+    assert!(named(), "no root is written while a stage runs");
+    project.ok(&["gc"]);
+    project.write("impasto.hcl", &recipe("true"));
+    assert_eq!(project.build(&[]), (1, 1));
+}

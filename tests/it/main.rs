@@ -1,4 +1,4 @@
-//! Integration tests.
+//! Tests that need root: sandboxes, mounts, devices, real Debian. What any user can run is in `tests/user`.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -6,77 +6,64 @@
     reason = "tests run programs, and fail by panicking"
 )]
 
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::{base, debian, mirror, project, pty, random, repository, server, torture};
+
 mod apt;
-mod architecture;
-mod archive;
 mod audit;
-mod base;
 mod bootstrap;
-mod bounded;
 mod causes;
 mod chain;
 mod cleanup;
 mod cmdline;
-mod completion;
-mod config;
 mod copy_times;
 mod cutoff;
-mod damage;
 mod deb;
-mod debian;
 mod debris;
 mod diff;
 mod disk_assembly;
 mod doctor;
 mod doors;
+mod estimates;
 mod failures;
 mod faults;
+mod fetch;
 mod formats;
 mod guest_ext4;
-mod help;
-mod hostile_recipes;
 mod hosts;
+mod image_block;
 mod images;
 mod interrupt;
 mod kernel_module;
 mod kill;
 mod limits;
-mod live;
 mod lock;
+mod lock_events;
 mod lock_hostile;
-mod mirror;
-mod names;
+mod mirrors;
 mod normalize;
 mod offline;
 mod owners;
 mod packages;
-mod pages;
 mod picture;
 mod power;
-mod project;
-mod pty;
-mod random;
 mod rebase;
-mod recipe;
 mod recipes;
 mod records;
 mod refused;
-mod replay;
-mod repository;
-mod roots;
 mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
 mod sbom;
-mod scope;
 mod site;
 mod store;
 mod system;
+mod test_stage;
 mod toolbox;
-mod torture;
 mod tree_index;
 mod twins;
-mod units;
 mod vm;
 mod volatile;
 mod wiped;

@@ -6,9 +6,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::Command;
 
-use crate::archive::server::{Answer, Server};
 use crate::mirror::serve;
 use crate::project::ran;
+use crate::server::{Answer, Server};
 use crate::site::{Done, Site, done};
 
 /// A build in a network namespace in which there is nothing, not even a loopback device that is up.

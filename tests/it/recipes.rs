@@ -131,6 +131,110 @@ fn debian_12_is_built_booted_and_built_again_after_edits() {
         &project.path("out/debian-12-minimal.qcow2"),
         &[Firmware::Bios, Firmware::SecureBoot],
     );
+    passes_its_tests(&project);
+    a_kernel_is_tested_by_the_shell_of_its_console(&project);
+}
+
+/// Boots the image's kernel with an initramfs of busybox, which has neither an agent nor SSH.
+fn a_kernel_is_tested_by_the_shell_of_its_console(project: &Project) {
+    let init = "#!/bin/busybox sh\n/bin/busybox --install -s /bin\nmount -t proc proc /proc\n\
+                mount -t devtmpfs dev /dev\necho tiny system is up\n\
+                exec setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'\n";
+    project.write("initramfs/init", init);
+    let line = "cd initramfs; mkdir bin dev proc; cp \"$(command -v busybox)\" bin/; chmod +x init
+                find . | busybox cpio -o -H newc > ../initramfs.cpio";
+    let line = format!("cd {}; {line}", project.path("").display());
+    tool("sh", &["-euc", &line]);
+    let recipe = project.read("recipe.hcl");
+    let kernel = r#"
+stage "run" "kernel" {
+  from     = stage.base
+  commands = ["cp /boot/vmlinuz-* /tmp/vmlinuz"]
+  output   = { vmlinuz = "/tmp/vmlinuz" }
+}
+stage "test" "tiny" {
+  kernel    = stage.kernel.files["vmlinuz"]
+  initramfs = "initramfs.cpio"
+  memory    = "256MiB"
+  checks = {
+    up    = { console = "tiny system is up" }
+    quote = { run = "test $(id -u) = 0 && echo it\'s fine", after = ["up"] }
+    long  = { script = join("\n", [for n in range(200) : "echo this is line ${n} of a long script"]), after = ["quote"] }
+    CHECK
+  }
+}
+"#;
+    let test = |check: &str| {
+        project.write(
+            "recipe.hcl",
+            &(recipe.clone() + &kernel.replace("CHECK", check)),
+        );
+        let ran = project.run(&["test", "tiny", "--only", "variant=minimal"]);
+        (ran.code, ran.stderr)
+    };
+    let (code, text) = test("");
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        project
+            .read("out/tiny/report.json")
+            .contains("\"access\": \"the console\"")
+    );
+    for (check, message) in [
+        (
+            "bad = { run = \"exit 3\" }",
+            "`bad`: it ended with exit code 3",
+        ),
+        (
+            "bad = { unit = \"x.service\" }",
+            "it cannot be decided: there is no systemd in the guest",
+        ),
+        (
+            "bad = { run = \"sleep 1000\", timeout = \"3s\" }",
+            "`bad`: it did not end in time",
+        ),
+        (
+            "bad = { run = \"echo c > /proc/sysrq-trigger; sleep 1000\", after = [\"long\"] }",
+            "the kernel panicked: ",
+        ),
+    ] {
+        let (code, text) = test(check);
+        assert_eq!(code, 4, "{check}: {text}");
+        assert!(text.contains(message), "{check}: {text}");
+        let picture = std::fs::read(project.path("out/tiny/screen-kernel.png")).unwrap();
+        assert!(picture.starts_with(b"\x89PNG"), "{check}");
+    }
+}
+
+/// Runs the recipe's tests, and demands that a second run starts no machine.
+fn passes_its_tests(project: &Project) {
+    let begun = std::time::Instant::now();
+    let tested = project.run(&["test", "--only", "variant=minimal"]);
+    println!("impasto test: {:?}", begun.elapsed());
+    assert_eq!(tested.code, 0, "{}", tested.stderr);
+    let report: serde_json::Value =
+        serde_json::from_str(&project.read("out/boots/report.json")).unwrap();
+    let suites = report["suites"].as_array().unwrap();
+    let names: Vec<_> = suites.iter().map(|suite| &suite["name"]).collect();
+    assert_eq!(names, ["bios", "uefi", "secure-boot"]);
+    for suite in suites {
+        println!(
+            "{}: {} s until {}",
+            suite["name"], suite["boot_seconds"], suite["access"]
+        );
+        assert_eq!(suite["access"], "the guest agent");
+        let checks = suite["checks"].as_array().unwrap();
+        assert!(
+            checks.iter().all(|check| check["status"] == "passed"),
+            "{report}"
+        );
+        // It also has to switch itself off.
+        assert_eq!(checks.len(), 7, "{report}");
+    }
+    let mut again = project.command(&["test", "--only", "variant=minimal"]);
+    again.env("PATH", "/nonexistent");
+    let again = crate::project::ran(again);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert!(again.stderr.contains("0 built"), "{}", again.stderr);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::archive::server::{Answer, Request, Server};
 use crate::mirror::serve;
 use crate::repository::{Key, Package, Repository};
+use crate::server::{Answer, Request, Server};
 use crate::site::Site;
 
 const RELEASE: &str = "dists/stable/InRelease";

@@ -8,8 +8,8 @@ use impasto::base::cancel::CancelToken;
 use impasto::disk::guest::RootSelector;
 use impasto::sandbox::protocol::ProblemKind;
 use impasto::sandbox::{
-    AgentStep, FileOwner, Finished, InputContent, InputKind, NamespaceSandbox, Outcome, Sandbox,
-    SandboxError, SandboxEvent, SandboxInput, SandboxJob, Stream,
+    AgentStep, FileOwner, Finished, GuestEnvironment, InputContent, InputKind, NamespaceSandbox,
+    Outcome, Sandbox, SandboxError, SandboxEvent, SandboxInput, SandboxJob, Stream,
 };
 use impasto_stages::Limits;
 
@@ -61,10 +61,12 @@ impl Bench {
             env: Vec::new(),
             suspects: |_| Vec::new(),
             source_date_epoch: Some(1_700_000_000),
-            network: false,
+            environment: GuestEnvironment::default(),
+            network: None,
             privileged: false,
             limits: Limits::default(),
             timeout: Some(Duration::from_secs(60)),
+            shell: None,
             cancel: CancelToken::new(),
         }
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use impasto::disk::guest::RootSelector;
 use impasto::sandbox::protocol::ProblemKind;
-use impasto::sandbox::{AgentStep, Finished, Outcome, SandboxError, SandboxJob, TrimmedOverlay};
+use impasto::sandbox::{
+    AgentStep, Finished, NetworkPolicy, Outcome, SandboxError, SandboxJob, TrimmedOverlay,
+};
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, Qcow2};
 
 use crate::base::{ROOT_START, base, flatten, tool};
@@ -255,11 +257,12 @@ fn the_network_is_off_unless_asked_for() {
 
 #[test]
 fn with_network_the_hosts_resolver_is_laid_over_the_images() {
+    let policy = NetworkPolicy::default();
     let on = |bench: &Bench, chain: Vec<PathBuf>, lines: &[&str]| {
         let finished = bench
             .run(SandboxJob {
                 chain,
-                network: true,
+                network: Some(&policy),
                 steps: commands(lines),
                 ..bench.job()
             })

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use impasto::sandbox::{Outcome, Sandbox, SandboxError, SandboxEvent, SandboxJob};
+use impasto::sandbox::{Outcome, Sandbox, SandboxError, SandboxEvent, SandboxJob, ShellCommand};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::base::{DISK_SIZE, base, flatten, leftovers};
@@ -64,9 +64,13 @@ fn shell_victim() {
         overlay: &overlay,
         chain: vec![base().qcow2.clone()],
         virtual_size: DISK_SIZE,
+        shell: Some(ShellCommand {
+            line: std::env::var(LINE).ok(),
+        }),
         ..SandboxJob::empty()
     };
-    std::process::exit(sandbox().shell(job, std::env::var(LINE).ok()).unwrap());
+    let finished = sandbox().run(job, &mut |_| {}).unwrap();
+    std::process::exit(finished.shell_code().unwrap());
 }
 
 fn start(test: &str, dir: &Path, line: &str) -> Command {

@@ -1,4 +1,4 @@
-//! `impasto layer packages` on a real Debian, with dpkg as the oracle, and its document against SPDX's published schema.
+//! `impasto layer packages` on a real Debian, with dpkg as the oracle, and its documents against the published schemas.
 //!
 //! Needs root, as all tests with Debian. The schema and SPDX's own validator are fetched once, from the package registries
 //! of Rust and Python; where they cannot be had the test says so, and checks what it can.
@@ -135,6 +135,28 @@ fn packages_are_those_that_dpkg_tells_and_the_document_is_valid() {
     );
     fs::write(project.path("document.spdx.json"), &document).unwrap();
     validate(&project.path("document.spdx.json"));
+    let cyclonedx = project.ok(&["layer", "packages", "more", "--format", "cyclonedx"]);
+    fs::write(project.path("document.cdx.json"), &cyclonedx).unwrap();
+    validate(&project.path("document.cdx.json"));
+    let bill: Value = serde_json::from_str(&cyclonedx).unwrap();
+    let purls = |bill: &Value| -> Vec<String> {
+        let components = bill["components"].as_array().unwrap();
+        components
+            .iter()
+            .map(|one| one["purl"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let spdx: Value = serde_json::from_str(&document).unwrap();
+    let of_spdx: Vec<String> = spdx["packages"].as_array().unwrap()[1..]
+        .iter()
+        .map(|one| {
+            one["externalRefs"][0]["referenceLocator"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(purls(&bill), of_spdx);
 
     tool("chmod", &["-R", "a+rX", project.path("").to_str().unwrap()]);
     tool("chown", &["-R", "65534", project.store().to_str().unwrap()]);
@@ -185,7 +207,7 @@ fn packages_are_those_that_dpkg_tells_and_the_document_is_valid() {
 
 /// Where the validator and the schema lie; why not, where they cannot be had.
 fn validator() -> Result<PathBuf, String> {
-    let dir = once("spdx-validator", |dir| {
+    let dir = once("bill-validators", |dir| {
         if let Err(why) = fetch_validator(dir) {
             fs::write(dir.join("missing"), why).unwrap();
         }
@@ -245,7 +267,11 @@ fn fetch_validator(dir: &Path) -> Result<(), String> {
         .with_file_name("schemas/spdx_2_3.json");
     fs::copy(schema, dir.join("spdx-2.3.json")).map_err(|error| error.to_string())?;
     // Not a virtual environment, which remembers where it lies.
-    let packages = ["spdx-tools==0.8.5", "jsonschema==4.26.0"];
+    let packages = [
+        "spdx-tools==0.8.5",
+        "jsonschema==4.26.0",
+        "cyclonedx-python-lib[json-validation]==11.12.0",
+    ];
     run(
         "python3",
         &[
@@ -262,7 +288,12 @@ import json, sys
 import jsonschema
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 schema, document = sys.argv[1:]
+if document.endswith(".cdx.json"):
+    error = JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(document).read())
+    sys.exit(str(error) if error else 0)
 jsonschema.validate(json.load(open(document)), json.load(open(schema)))
 messages = validate_full_spdx_document(parse_file(document))
 sys.exit("\n".join(f"{m.validation_message} {m.context.spdx_id}" for m in messages) or 0)

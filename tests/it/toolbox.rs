@@ -179,7 +179,12 @@ fn lay_out(work: &Work, index: &Path, mirror: &Path, result: &ResolveResult) {
     let wanted: std::collections::BTreeMap<_, _> = result
         .install
         .iter()
-        .map(|package| ((package.name.as_str(), package.version.as_str()), package))
+        .map(|package| {
+            (
+                (package.file.name.as_str(), package.file.version.as_str()),
+                package,
+            )
+        })
         .collect();
     let mut packages = String::new();
     for stanza in text.split("\n\n") {
@@ -254,10 +259,10 @@ fn a_root_is_made_of_packages_that_apt_chose() {
     let hello = result
         .install
         .iter()
-        .find(|package| package.name == "hello")
+        .find(|package| package.file.name == "hello")
         .unwrap();
     assert_eq!(
-        (hello.source.as_str(), hello.architecture.as_str()),
+        (hello.source.as_str(), hello.file.architecture.as_str()),
         ("debian", "amd64")
     );
     assert!(mirror().join(&hello.path).exists(), "{}", hello.path);
@@ -427,14 +432,16 @@ fn small() -> (Work, ResolveRequest) {
 
 /// What would be installed and removed, in short.
 fn short(result: &ResolveResult) -> String {
-    let installed = result
-        .install
-        .iter()
-        .map(|p| format!("+{} {} {} {}", p.name, p.version, p.architecture, p.source));
+    let installed = result.install.iter().map(|p| {
+        format!(
+            "+{} {} {} {}",
+            p.file.name, p.file.version, p.file.architecture, p.source
+        )
+    });
     let removed = result
         .remove
         .iter()
-        .map(|(name, architecture, version)| format!("-{name} {version} {architecture}"));
+        .map(|p| format!("-{} {} {}", p.name, p.version, p.architecture));
     installed.chain(removed).collect::<Vec<_>>().join("\n")
 }
 
@@ -453,11 +460,8 @@ fn upgrading_installing_and_removing_lead_to_one_state() {
     assert_eq!(ask(all.clone()), expected);
     let result = work.resolved(&all);
     assert_eq!(result.install[0].path, "pool/lib-new_1:1.0~rc+1_amd64.deb");
-    assert_eq!(
-        result.install[0].sha256.as_deref(),
-        Some("ab".repeat(32).as_str())
-    );
-    assert_eq!(result.install[0].size, 1000);
+    assert_eq!(result.install[0].file.sha256.to_string(), "ab".repeat(32));
+    assert_eq!(result.install[0].file.size, 1000);
 
     let install = |packages: &[&str]| ResolveRequest {
         install: names(packages),
@@ -582,6 +586,9 @@ fn what_apt_refuses_is_told_in_its_words_without_the_rest() {
         text += &match outcome {
             ResolveOutcome::Resolved(result) => panic!("{packages:?}: {result:?}"),
             ResolveOutcome::Unknown { packages } => format!("unknown: {}\n\n", packages.join(", ")),
+            ResolveOutcome::Unhashed { package, source } => {
+                format!("no SHA-256: {package} of {source}\n\n")
+            }
             ResolveOutcome::Refused { reason } => {
                 format!("refused: {}\n\n", reason.replace('\n', "\n  "))
             }

@@ -9,9 +9,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use impasto::base::cancel::CancelToken;
-use impasto::vm::machine::ask_agent;
+use impasto::vm::agent::ask_agent;
 use impasto::vm::{
-    Accel, Backing, Console, ConsoleMatch, Firmware as MachineFirmware, Machine, Network, Spec,
+    Accel, Backing, Console, ConsoleMatch, Firmware as MachineFirmware, Machine, MachineDisk,
+    Network, Spec,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -466,13 +467,18 @@ fn a_machine_is_talked_to_and_stopped() {
         firmware: MachineFirmware::Bios,
         memory: 64 << 20,
         cpus: 1,
-        backing: image.backing,
-        overlay: impasto::vm::overlay(&work, image.size, None).unwrap(),
+        disk: Some(MachineDisk {
+            backing: image.backing,
+            overlay: impasto::vm::overlay(&work, image.size, None).unwrap(),
+        }),
+        kernel: None,
+        cdrom: None,
         seed: None,
+        files: None,
         network: Network::None,
         guest_agent: Some(Machine::agent_socket()),
         console: Console::Pipe,
-        control: Some(Machine::control_socket()),
+        control: true,
     };
     let mut machine = Machine::start(&spec, &work, None).unwrap();
     let cancel = CancelToken::new();
@@ -506,6 +512,10 @@ fn a_machine_is_talked_to_and_stopped() {
         ConsoleMatch::Cancelled
     );
     // It has no idea of a power button.
-    assert!(!machine.stop(Duration::from_secs(1)).unwrap());
+    assert!(
+        !machine
+            .stop(Duration::from_secs(1), &CancelToken::new())
+            .unwrap()
+    );
     assert_eq!(leftovers(dir.path()), Vec::<String>::new());
 }

@@ -17,7 +17,8 @@ use crate::cli::error::CliError;
 use crate::cli::hint::{OVMF_PACKAGES, QEMU_PACKAGES};
 use crate::cli::session::Session;
 use crate::deb::control::stanzas;
-use crate::debian::archive::{ArchiveSource, Client, Options, Trust};
+use crate::debian::archive::{ArchiveSource, Client, Trust};
+use crate::net::Options;
 use crate::sandbox::{self, ProbePiece};
 use crate::vm::{self, Accel, VmError};
 

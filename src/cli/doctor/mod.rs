@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::error::CliError;
 use super::exit;
 use super::session::Session;
+use crate::sandbox::SandboxKind;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -91,8 +92,23 @@ struct DoctorDocument {
     sandboxes: Vec<SandboxRow>,
 }
 
-/// What the only sandbox of this version needs.
-const SANDBOX_NEEDS: [&str; 5] = ["root", "disk-server", "name-spaces", "fuse", "loop"];
+/// What a user has to know to choose a sandbox.
+struct SandboxGuide {
+    /// The checks that must be well.
+    needs: &'static [&'static str],
+    good_for: &'static str,
+    not_for: &'static str,
+}
+
+fn guide(sandbox: SandboxKind) -> SandboxGuide {
+    match sandbox {
+        SandboxKind::Namespace => SandboxGuide {
+            needs: &["root", "disk-server", "name-spaces", "fuse", "loop"],
+            good_for: "recipes and images that you trust: it protects the host from mistakes and careless scripts",
+            not_for: "recipes or images from strangers: steps use the host's own kernel, which also mounts the image",
+        },
+    }
+}
 
 impl Doctor {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
@@ -111,7 +127,10 @@ impl Doctor {
         if cancel.is_cancelled() {
             return Ok(exit::INTERRUPTED);
         }
-        let sandbox = sandbox(&checks);
+        let sandboxes: Vec<_> = SandboxKind::ALL
+            .into_iter()
+            .map(|kind| sandbox(kind, &checks))
+            .collect();
         let count = |status| checks.iter().filter(|check| check.status == status).count();
         let (errors, warnings, skipped) = (
             count(Status::Error),
@@ -123,13 +142,13 @@ impl Doctor {
                 v: 1,
                 ok: errors == 0,
                 checks,
-                sandboxes: vec![sandbox],
+                sandboxes,
             };
             ui::output(
                 &(serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"),
             )?;
         } else {
-            ui::output(&summary(&sandbox, errors, warnings, skipped))?;
+            ui::output(&summary(&sandboxes, errors, warnings, skipped))?;
         }
         Ok(if errors == 0 {
             exit::OK
@@ -139,13 +158,14 @@ impl Doctor {
     }
 }
 
-/// Whether the namespace sandbox works: if all that it needs does.
-fn sandbox(checks: &[DoctorCheck]) -> SandboxRow {
-    let needs = || {
-        checks
-            .iter()
-            .filter(|check| SANDBOX_NEEDS.contains(&check.check))
-    };
+/// Whether a sandbox works: if all that it needs does.
+fn sandbox(kind: SandboxKind, checks: &[DoctorCheck]) -> SandboxRow {
+    let SandboxGuide {
+        needs,
+        good_for,
+        not_for,
+    } = guide(kind);
+    let needs = || checks.iter().filter(|check| needs.contains(&check.check));
     let of = |status| needs().find(|check| check.status == status);
     let (works, why) = match (of(Status::Error), of(Status::Skipped)) {
         // Without root the others were not tried.
@@ -158,11 +178,11 @@ fn sandbox(checks: &[DoctorCheck]) -> SandboxRow {
         (None, None) => (Some(true), None),
     };
     SandboxRow {
-        sandbox: "namespace",
+        sandbox: kind.name(),
         works,
         why,
-        good_for: "recipes and images that you trust: it protects the host from mistakes and careless scripts",
-        not_for: "recipes or images from strangers: steps use the host's own kernel, which also mounts the image",
+        good_for,
+        not_for,
     }
 }
 
@@ -179,19 +199,25 @@ fn text(check: &DoctorCheck) -> String {
     text
 }
 
-fn summary(sandbox: &SandboxRow, errors: usize, warnings: usize, skipped: usize) -> String {
-    let works = match (sandbox.works, &sandbox.why) {
-        (Some(true), _) => "works here".to_owned(),
-        (Some(false), why) => format!("does not work here: {}", why.as_deref().unwrap_or_default()),
-        (None, why) => format!("was not tried: {}", why.as_deref().unwrap_or_default()),
-    };
+fn summary(sandboxes: &[SandboxRow], errors: usize, warnings: usize, skipped: usize) -> String {
+    let mut text = String::new();
+    for sandbox in sandboxes {
+        let works = match (sandbox.works, &sandbox.why) {
+            (Some(true), _) => "works here".to_owned(),
+            (Some(false), why) => {
+                format!("does not work here: {}", why.as_deref().unwrap_or_default())
+            }
+            (None, why) => format!("was not tried: {}", why.as_deref().unwrap_or_default()),
+        };
+        text += &format!(
+            "\nsandbox {}: {works}\n  good for: {}\n  not for:  {}\n",
+            sandbox.sandbox, sandbox.good_for, sandbox.not_for
+        );
+    }
     let plural =
         |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-    format!(
-        "\nsandbox {}: {works}\n  good for: {}\n  not for:  {}\n\n{}, {}, {skipped} skipped\n",
-        sandbox.sandbox,
-        sandbox.good_for,
-        sandbox.not_for,
+    text + &format!(
+        "\n{}, {}, {skipped} skipped\n",
         plural(errors, "error"),
         plural(warnings, "warning"),
     )

@@ -37,18 +37,20 @@ impl Page {
 
 /// Each begins with the line `# NAME: SUMMARY`. Lines such as `<!-- generated: functions -->` stand for what [`generate`]
 /// makes of the descriptions in the code.
-static TOPICS: [&str; 18] = [
+static TOPICS: [&str; 20] = [
     include_str!("recipes.md"),
     include_str!("blocks.md"),
     include_str!("functions.md"),
     include_str!("variables.md"),
     include_str!("selectors.md"),
+    include_str!("images.md"),
     include_str!("disks.md"),
     include_str!("environment.md"),
     include_str!("lock.md"),
     include_str!("keys.md"),
     include_str!("failures.md"),
     include_str!("contents.md"),
+    include_str!("tests.md"),
     include_str!("reproducible.md"),
     include_str!("sandbox.md"),
     include_str!("retention.md"),

@@ -10,10 +10,10 @@ use crate::base::human::with_causes;
 use crate::debian::packages::fetch::DemandError;
 use crate::debian::packages::tools::ToolsError;
 use crate::engine::cause::{self, About};
-use crate::engine::download::FetchError;
 use crate::engine::failed::AGAIN;
 use crate::engine::hints::Hints;
 use crate::engine::job::{Enter, JobError};
+use crate::net::DownloadCause;
 
 /// The engine's hints in the words of our commands.
 pub(crate) struct CommandHints {
@@ -81,15 +81,21 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
             "add a `convert` stage from stage.{label}, and use that in the image"
         )),
         JobError::NoSandbox { .. } => None,
+        JobError::Vm(error) => super::vm_help(error),
         JobError::Changed { .. } => {
             Some("wait until nothing writes to it, then build again".to_owned())
         }
-        JobError::Fetch(FetchError::Checksum { .. }) => {
-            Some("if you want the new file, put its checksum into the recipe".to_owned())
-        }
-        JobError::Fetch(FetchError::TimedOut { .. }) => {
-            Some("raise the stage's `timeout`".to_owned())
-        }
+        JobError::Fetch(error) => match &error.cause {
+            DownloadCause::Checksum { html: true, .. } => Some(
+                "open the URL in a browser: the server may want a login, or have moved the file"
+                    .to_owned(),
+            ),
+            DownloadCause::Checksum { .. } => {
+                Some("if you want the new file, put its checksum into the recipe".to_owned())
+            }
+            DownloadCause::TimedOut { .. } => Some("raise the stage's `timeout`".to_owned()),
+            _ => super::host_help(error),
+        },
         JobError::Package(error)
         | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
             error.help.as_ref().map(super::package_help)

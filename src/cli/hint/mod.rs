@@ -125,6 +125,7 @@ pub(crate) fn vm_help(error: &VmError) -> Option<String> {
             "install it: {}; or boot with --firmware bios",
             OVMF_PACKAGES
         ),
+        VmError::NoProgram { package, .. } => format!("install it: apt install {package}"),
         VmError::TooSmall { .. } => "make --disk-size larger, or omit it".to_owned(),
         VmError::Gate { .. } => {
             "impasto boots only self-contained qcow2 files: `qemu-img convert -O qcow2` makes one \

@@ -1,132 +1,12 @@
 //! What goes wrong with archives. Every message names the file, from where, and why; none shows a password.
 
-use std::fmt;
 use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use super::openpgp::SignatureError;
 use super::release::ReleaseError;
 use crate::lock::PackageHint;
+use crate::net::{DownloadCause, DownloadError};
 use crate::recipe::suggest;
-
-/// A file that could not be had.
-#[derive(Debug)]
-pub struct DownloadError {
-    pub name: String,
-    /// From where, without user name and password: of several places, where the last attempt that told most was made.
-    pub url: String,
-    pub cause: DownloadCause,
-}
-
-impl fmt::Display for DownloadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cannot get {} from {}: {}",
-            self.name, self.url, self.cause
-        )
-    }
-}
-
-impl std::error::Error for DownloadError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.cause.source()
-    }
-}
-
-/// Why a file could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum DownloadCause {
-    /// No place has it.
-    #[error("the mirror does not have it")]
-    Gone,
-    /// The server says no.
-    #[error("the server responded with {code} {reason}")]
-    Status {
-        code: u16,
-        /// The usual words for it.
-        reason: &'static str,
-    },
-    /// A page to log in at, for example.
-    #[error("the mirror responded with a web page")]
-    WebPage,
-    #[error("the server cannot be reached")]
-    Unreachable {
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    #[error("the connection was lost after {received} bytes")]
-    BrokenOff {
-        /// Bytes that have come.
-        received: u64,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The server fell silent.
-    #[error("no data arrived for {} s", after.as_secs_f64())]
-    Stalled {
-        /// How long it was waited for.
-        after: Duration,
-    },
-    /// More bytes than there should be.
-    #[error("it is larger than {size} bytes")]
-    TooLong {
-        /// Its size, or the most that is taken.
-        size: u64,
-    },
-    /// Fewer bytes than there should be.
-    #[error("it has {received} bytes instead of {size}")]
-    TooShort {
-        /// Bytes that came, or that were offered.
-        received: u64,
-        size: u64,
-    },
-    #[error("it has the wrong checksum: expected sha256:{expected}, got sha256:{got}")]
-    Checksum {
-        /// What it should be.
-        expected: String,
-        got: String,
-    },
-    #[error("the server redirects more than {limit} times")]
-    Redirects {
-        /// The most that is followed.
-        limit: u32,
-    },
-    /// Redirected where we do not follow.
-    #[error("the server redirects to {to}, {why}")]
-    Redirect {
-        /// Whither, without user name and password.
-        to: String,
-        why: &'static str,
-    },
-    /// A path or a checksum that cannot be that of a file.
-    #[error("the {what} {text:?} is not valid for a file")]
-    Invalid {
-        what: &'static str,
-        /// As it was given.
-        text: String,
-    },
-    /// There is no place where it could be.
-    #[error("no mirror is known")]
-    Nowhere,
-    /// A directory that is a mirror.
-    #[error("cannot read it")]
-    Read { source: io::Error },
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// Which file or directory.
-        path: PathBuf,
-        source: io::Error,
-    },
-    /// The run was stopped.
-    #[error("cancelled")]
-    Cancelled,
-}
-
-impl DownloadCause {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(self)
-    }
-}
 
 /// An archive that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +72,7 @@ impl ArchiveError {
             source: reason.into(),
         };
         let source = DownloadError {
-            name: "Release".to_owned(),
+            name: Some("Release".to_owned()),
             url: String::new(),
             cause,
         };
@@ -205,7 +85,7 @@ impl ArchiveError {
     pub fn help(&self) -> PackageHint {
         match self {
             ArchiveError::Download { archive, source } => match source.cause {
-                DownloadCause::Gone => gone(archive, &source.url),
+                DownloadCause::Gone { .. } => gone(archive, &source.url),
                 _ => PackageHint::Mirror("try again, or choose another mirror".to_owned()),
             },
             ArchiveError::Signature { .. } => {

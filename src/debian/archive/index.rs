@@ -1,17 +1,18 @@
 //! Gets the indexes of packages that a Release names, and unpacks them.
 //! Knows which file holds an index and in which forms; does not read what it says.
 
+use impasto_store::sha256::Sha256;
 use rayon::prelude::*;
 
 use super::ArchiveSource;
-use super::download::{Client, DownloadJob, DownloadSource};
-use super::error::{ArchiveError, DownloadCause, DownloadError};
+use super::client::{self, Client, DownloadSource};
+use super::error::ArchiveError;
 use super::release::{Release, ReleaseEntry};
 use super::signed::download;
-use super::transfer::{Expected, sha256};
 use super::unpack::{DecompressError, FORMATS, IndexCompression, unpack};
 
 use crate::base::bounded;
+use crate::net::{Download, DownloadCause, DownloadError, Expected};
 
 /// An index of packages, as the Release states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,28 +23,28 @@ pub struct PackageIndex {
     pub architecture: String,
     /// Path of its text below the Release.
     pub path: String,
-    /// SHA-256 of its text, in hexadecimal.
-    pub sha256: String,
+    /// That of its text.
+    pub sha256: Sha256,
     pub text: Vec<u8>,
 }
 
 /// Where texts of indexes are kept from run to run, by their SHA-256. What it gives is verified again.
 pub trait Cache: Sync {
     /// A text that was put.
-    fn get(&self, sha256: &str) -> Option<Vec<u8>>;
+    fn get(&self, sha256: Sha256) -> Option<Vec<u8>>;
     /// Keeps a text, or does not.
-    fn put(&self, sha256: &str, text: &[u8]);
+    fn put(&self, sha256: Sha256, text: &[u8]);
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoCache;
 
 impl Cache for NoCache {
-    fn get(&self, _sha256: &str) -> Option<Vec<u8>> {
+    fn get(&self, _sha256: Sha256) -> Option<Vec<u8>> {
         None
     }
 
-    fn put(&self, _sha256: &str, _text: &[u8]) {}
+    fn put(&self, _sha256: Sha256, _text: &[u8]) {}
 }
 
 /// Files in the order in which they were wanted; none where one is gone.
@@ -90,8 +91,9 @@ impl Client {
             }
             let jobs = missing
                 .iter()
-                .map(|&i| job(source, release, &format!("{}{suffix}", sought[i].path)))
-                .collect();
+                .map(|&i| wanted_file(source, release, &format!("{}{suffix}", sought[i].path)))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| download(source, error))?;
             let (packed, error) = self.packed(source, jobs)?;
             gone = gone.or(error);
             let texts: Vec<_> = missing
@@ -103,7 +105,7 @@ impl Client {
                 .collect();
             for (i, text) in texts {
                 let text = text?;
-                cache.put(&sought[i].entry.sha256, &text);
+                cache.put(sought[i].entry.sha256, &text);
                 sought[i].text = Some(text);
             }
         }
@@ -112,15 +114,15 @@ impl Client {
                 component: index.component,
                 architecture: index.architecture,
                 path: index.path,
-                sha256: index.entry.sha256.clone(),
+                sha256: index.entry.sha256,
                 text,
             }),
             None => {
-                let (name, url) = (index.path, "any mirror".to_owned());
+                let (name, url) = (Some(index.path), "any mirror".to_owned());
                 let error = gone.take().unwrap_or(DownloadError {
                     name,
                     url,
-                    cause: DownloadCause::Gone,
+                    cause: DownloadCause::Gone { code: None },
                 });
                 Err(download(source, error))
             }
@@ -132,19 +134,21 @@ impl Client {
     fn packed(
         &self,
         source: &ArchiveSource,
-        jobs: Vec<DownloadJob>,
+        wanted: Vec<Download>,
     ) -> Result<(Packed, Option<DownloadError>), ArchiveError> {
-        let mut packed: Vec<Option<std::io::Result<Vec<u8>>>> = jobs.iter().map(|_| None).collect();
-        let names: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
+        let mut packed: Vec<Option<std::io::Result<Vec<u8>>>> =
+            wanted.iter().map(|_| None).collect();
+        let names: Vec<_> = wanted.iter().map(|file| file.name.clone()).collect();
         // How long each may be was checked while it was downloaded.
-        let failed = self.run(
-            jobs,
+        let got = self.downloader.get(
+            wanted,
             &mut |index, path| packed[index] = Some(bounded::read(path, u64::MAX)),
             &mut |_, _| {},
         );
+        let failed = got.err().unwrap_or_default();
         let (gone, other): (Vec<_>, Vec<_>) = failed
             .into_iter()
-            .partition(|(_, e)| matches!(e.cause, DownloadCause::Gone));
+            .partition(|(_, e)| matches!(e.cause, DownloadCause::Gone { .. }));
         if let Some((_, error)) = other.into_iter().next() {
             return Err(download(source, error));
         }
@@ -234,12 +238,16 @@ fn wanted<'a>(
 
 fn cached(cache: &dyn Cache, entry: &ReleaseEntry) -> Option<Vec<u8>> {
     cache
-        .get(&entry.sha256)
-        .filter(|text| text.len() as u64 == entry.size && sha256(text) == entry.sha256)
+        .get(entry.sha256)
+        .filter(|text| text.len() as u64 == entry.size && Sha256::of(text) == entry.sha256)
 }
 
 /// What to get: by hash first, where a file is not replaced while it is read.
-fn job(source: &ArchiveSource, release: &Release, path: &str) -> DownloadJob {
+fn wanted_file(
+    source: &ArchiveSource,
+    release: &Release,
+    path: &str,
+) -> Result<Download, DownloadError> {
     let entry = &release.files[path];
     let by_hash = release.by_hash.then(|| {
         let dir = path
@@ -254,14 +262,9 @@ fn job(source: &ArchiveSource, release: &Release, path: &str) -> DownloadJob {
             path: source.path(path),
         })
     });
-    DownloadJob {
-        name: format!("{path} of {}", source.name),
-        expected: Expected::Exact {
-            size: entry.size,
-            sha256: entry.sha256.clone(),
-        },
-        places: places.collect(),
-    }
+    let places: Vec<_> = places.collect();
+    let name = format!("{path} of {}", source.name);
+    client::download(name, Expected::exact(entry.size, entry.sha256), &places)
 }
 
 fn unpacked(
@@ -293,7 +296,7 @@ fn unpacked(
             });
         }
     };
-    let got = sha256(&text);
+    let got = Sha256::of(&text);
     if got == index.entry.sha256 {
         Ok(text)
     } else {

@@ -1,4 +1,4 @@
-//! Debian archives, read by our own code: downloads, signatures, and the indexes that they cover.
+//! Debian archives, read by our own code: signatures, and the indexes that they cover.
 //! Knows which files an archive has and who signed them; knows neither packages nor the store.
 //!
 //! ```text
@@ -7,24 +7,23 @@
 //!            ↓
 //!          Index: the text of a `Packages` file, as the Release states it
 //!
-//! Wanted ─ download ─→ files of known size and SHA-256, many at a time
+//! DownloadRequest ─ get ─→ files of known size and SHA-256, many at a time
 //! ```
 
 mod access;
 mod cleartext;
-pub mod download;
+mod client;
 mod error;
 mod index;
 pub mod openpgp;
 mod release;
 mod signed;
 mod time;
-mod transfer;
 mod unpack;
 
 pub use cleartext::Cleartext;
-pub use download::{Client, DownloadRequest, DownloadSource, Options};
-pub use error::{ArchiveError, DownloadCause, DownloadError, LOGIN};
+pub use client::{Client, DownloadRequest, DownloadSource};
+pub use error::{ArchiveError, LOGIN};
 pub use index::{Cache, NoCache, PackageIndex};
 pub use openpgp::{DEBIAN_KEYS, Keyring, SignatureError};
 pub use release::{Release, ReleaseEntry, ReleaseError};

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::time::{date, parse as parse_time};
+use impasto_store::sha256::Sha256;
 
 /// How far an archive's clock may be ahead of ours, in seconds.
 const SKEW: u64 = 24 * 3600;
@@ -23,8 +24,8 @@ pub struct Release {
     pub date: u64,
     /// Until when it is to be believed, in seconds since 1970.
     pub valid_until: Option<u64>,
-    /// SHA-256 of the signed text, in hexadecimal.
-    pub sha256: String,
+    /// That of the signed text.
+    pub sha256: Sha256,
     /// Fingerprint of the certificate that signed; none where nobody need have.
     pub signer: Option<String>,
     /// Files by their paths below the Release.
@@ -46,8 +47,7 @@ pub struct Release {
 pub struct ReleaseEntry {
     /// Bytes.
     pub size: u64,
-    /// In hexadecimal.
-    pub sha256: String,
+    pub sha256: Sha256,
 }
 
 /// A Release that must not be used, though it may well be signed.
@@ -104,7 +104,7 @@ impl Release {
             codename: field("Codename"),
             date: time("Date")?.ok_or_else(|| malformed("it has no Date field".to_owned()))?,
             valid_until: time("Valid-Until")?,
-            sha256: super::transfer::sha256(text.as_bytes()),
+            sha256: Sha256::of(text.as_bytes()),
             signer: None,
             files: fields
                 .get("SHA256")
@@ -210,11 +210,8 @@ fn files(lines: &[&str]) -> Result<BTreeMap<String, ReleaseEntry>, ReleaseError>
         };
         let entry = ReleaseEntry {
             size: size.parse().map_err(|_| bad())?,
-            sha256: sha256.to_ascii_lowercase(),
+            sha256: sha256.to_ascii_lowercase().parse().map_err(|_| bad())?,
         };
-        if !is_sha256(&entry.sha256) {
-            return Err(bad());
-        }
         if !is_below(path) {
             return Err(malformed(format!(
                 "the path {:?} points outside the archive",
@@ -233,14 +230,6 @@ fn files(lines: &[&str]) -> Result<BTreeMap<String, ReleaseEntry>, ReleaseError>
 
 fn shortened(text: &str) -> String {
     text.chars().take(100).collect()
-}
-
-/// Whether it is a SHA-256 in lower-case hexadecimal.
-pub(super) fn is_sha256(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// Whether a path stays below where it begins, on a disk as in a URL.
@@ -282,7 +271,7 @@ mod tests {
             release.files["main/a"],
             ReleaseEntry {
                 size: 12,
-                sha256: HASH.to_owned()
+                sha256: HASH.parse().unwrap()
             }
         );
         assert!(Release::parse(&text, "stable", false, NOW).is_ok());

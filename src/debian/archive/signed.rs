@@ -2,14 +2,14 @@
 //! Knows where the signature is: within the file, or beside it.
 
 use super::cleartext::Cleartext;
-use super::download::{Client, DownloadJob, DownloadSource};
-use super::error::{ArchiveError, DownloadCause, DownloadError};
+use super::client::{self, Client, DownloadSource};
+use super::error::ArchiveError;
 use super::openpgp::{Keyring, SignatureError, Verified};
 use super::release::Release;
-use super::transfer::Expected;
 use super::{ArchiveSource, Trust};
 use crate::base::bounded;
 use crate::debian::mirror::Mirror;
+use crate::net::{DownloadCause, DownloadError, Expected};
 
 /// Bytes of a signed file, at most: Debian's own has 150 kB.
 const MAX_RELEASE: u64 = 16 << 20;
@@ -49,7 +49,7 @@ impl Client {
             }
         }
         Err(first.unwrap_or_else(|| {
-            let (name, url) = ("InRelease".to_owned(), "any mirror".to_owned());
+            let (name, url) = (Some("InRelease".to_owned()), "any mirror".to_owned());
             download(
                 source,
                 DownloadError {
@@ -70,10 +70,10 @@ impl Client {
     ) -> Result<Release, ArchiveError> {
         let (path, verified) = match self.small(source, base, "InRelease", MAX_RELEASE) {
             Ok(bytes) => ("InRelease", clear_signed(&bytes, keyring, now)),
-            Err(error) if matches!(error.cause, DownloadCause::Gone) => {
+            Err(error) if matches!(error.cause, DownloadCause::Gone { .. }) => {
                 let text = match self.small(source, base, "Release", MAX_RELEASE) {
                     // The file that should be there first is the one to tell of.
-                    Err(other) if matches!(other.cause, DownloadCause::Gone) => {
+                    Err(other) if matches!(other.cause, DownloadCause::Gone { .. }) => {
                         return Err(download(source, error));
                     }
                     text => text.map_err(|error| download(source, error))?,
@@ -114,7 +114,7 @@ impl Client {
         };
         match self.small(source, base, "Release.gpg", MAX_SIGNATURES) {
             Ok(signatures) => Ok(keyring.verify_detached(&text, &signatures, now).map(parts)),
-            Err(error) if matches!(error.cause, DownloadCause::Gone) => {
+            Err(error) if matches!(error.cause, DownloadCause::Gone { .. }) => {
                 Ok(Err(SignatureError::Unsigned))
             }
             Err(error) => Err(download(source, error)),
@@ -132,28 +132,25 @@ impl Client {
             mirror: base.clone(),
             path: source.path(name),
         };
-        let job = DownloadJob {
-            name: format!("{name} of {}", source.name),
-            expected: Expected::AtMost(limit),
-            places: vec![place],
-        };
+        let title = format!("{name} of {}", source.name);
+        let wanted = client::download(title, Expected::at_most(limit), &[place])?;
         let mut read = None;
-        let failed = self.run(
-            vec![job],
-            &mut |_, path| read = Some((bounded::read(path, limit), path.to_owned())),
+        let got = self.downloader.get(
+            vec![wanted],
+            &mut |_, path| read = Some(bounded::read(path, limit)),
             &mut |_, _| {},
         );
-        if let Some((_, error)) = failed.into_iter().next() {
+        if let Some((_, error)) = got.err().and_then(|failed| failed.into_iter().next()) {
             return Err(error);
         }
         let unread = |cause| DownloadError {
-            name: name.to_owned(),
+            name: Some(name.to_owned()),
             url: base.to_string(),
             cause,
         };
         match read {
-            Some((Ok(bytes), _)) => Ok(bytes),
-            Some((Err(source), _)) => Err(unread(DownloadCause::Read { source })),
+            Some(Ok(bytes)) => Ok(bytes),
+            Some(Err(source)) => Err(unread(DownloadCause::Read { source })),
             None => Err(unread(DownloadCause::Nowhere)),
         }
     }
@@ -199,7 +196,7 @@ fn is_gone(error: &ArchiveError) -> bool {
         error,
         ArchiveError::Download {
             source: DownloadError {
-                cause: DownloadCause::Gone,
+                cause: DownloadCause::Gone { .. },
                 ..
             },
             ..

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use impasto_stages::package_set::{LockedPackage, PackageSet};
 use impasto_store::blob::BlobRef;
 use impasto_store::meter::Meter;
+use impasto_store::sha256::Sha256;
 use impasto_store::{Error as StoreError, Store};
 
 use super::files;
@@ -17,9 +18,10 @@ use crate::base::bounded;
 use crate::base::cancel::CancelToken;
 use crate::base::human::with_causes;
 pub use crate::debian::archive::DownloadSource;
-use crate::debian::archive::{Client, DownloadCause, LOGIN, Options};
+use crate::debian::archive::{Client, LOGIN};
 use crate::debian::mirror::Mirrors;
 use crate::lock::PackageHint;
+use crate::net::{DownloadCause, Options};
 
 /// A package file that may be needed, and where it can be had.
 #[derive(Debug, Clone)]
@@ -53,7 +55,7 @@ struct FetchShared {
     supply: Result<Supply, PackageFetchError>,
     now: u64,
     cancel: CancelToken,
-    files: Mutex<HashMap<String, FetchedFile>>,
+    files: Mutex<HashMap<Sha256, FetchedFile>>,
     changed: Condvar,
     downloads: Mutex<Vec<Download>>,
     meter: Arc<Meter>,
@@ -68,7 +70,7 @@ pub struct Supply {
     /// The host's mirrors and proxies.
     pub mirrors: Mirrors,
     /// Files that may be needed, by their SHA-256.
-    pub wanted: HashMap<String, PackageDownload>,
+    pub wanted: HashMap<Sha256, PackageDownload>,
 }
 
 /// What is known of a file.
@@ -81,9 +83,14 @@ enum FetchedFile {
 
 impl Fetcher {
     /// Gets files out of `supply`; where there is none, those that the store lacks fail with its error. `now` is in
-    /// seconds since 1970, for records.
-    pub fn new(store: Store, supply: Result<Supply, PackageFetchError>, now: u64) -> Self {
-        let (files, changed, cancel) = (Mutex::default(), Condvar::new(), CancelToken::new());
+    /// seconds since 1970, for records; `cancel` ends all downloads, as [`Fetcher::stop`] does.
+    pub fn new(
+        store: Store,
+        supply: Result<Supply, PackageFetchError>,
+        now: u64,
+        cancel: CancelToken,
+    ) -> Self {
+        let (files, changed) = (Mutex::default(), Condvar::new());
         let meter = store.meter().cloned().unwrap_or_default();
         let downloads = Mutex::default();
         Fetcher {
@@ -123,7 +130,7 @@ impl Fetcher {
         }
         let (shared, names) = (
             self.shared.clone(),
-            batch.iter().map(|wanted| wanted.package.sha256.clone()),
+            batch.iter().map(|wanted| wanted.package.sha256),
         );
         let names: Vec<_> = names.collect();
         if std::thread::Builder::new()
@@ -218,7 +225,7 @@ impl Fetcher {
             ) {
                 continue;
             }
-            let found = files::find(&self.shared.store, &package.sha256).inspect_err(|_| {
+            let found = files::find(&self.shared.store, package.sha256).inspect_err(|_| {
                 // Nobody will get what was claimed so far.
                 batch.iter().for_each(|wanted: &PackageDownload| {
                     drop(files.remove(&wanted.package.sha256))
@@ -247,7 +254,7 @@ impl Fetcher {
                     }),
                 },
             };
-            files.insert(package.sha256.clone(), state);
+            files.insert(package.sha256, state);
         }
         Ok(batch)
     }
@@ -267,14 +274,14 @@ pub enum DemandError {
 }
 
 impl FetchShared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, FetchedFile>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Sha256, FetchedFile>> {
         self.files
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn set(&self, sha256: &str, file: FetchedFile) {
-        self.lock().insert(sha256.to_owned(), file);
+    fn set(&self, sha256: Sha256, file: FetchedFile) {
+        self.lock().insert(sha256, file);
         self.changed.notify_all();
     }
 
@@ -312,9 +319,7 @@ impl FetchShared {
                 let key = &wanted.package.sha256;
                 if let Some(FetchedFile::Coming) = files.get(key) {
                     match needed {
-                        true => {
-                            drop(files.insert(key.clone(), FetchedFile::Failed(reason.clone())))
-                        }
+                        true => drop(files.insert(*key, FetchedFile::Failed(reason.clone()))),
                         false => drop(files.remove(key)),
                     }
                 }
@@ -355,7 +360,7 @@ impl FetchShared {
                  }| crate::debian::archive::DownloadRequest {
                     name: title(package),
                     size: package.size,
-                    sha256: package.sha256.clone(),
+                    sha256: package.sha256,
                     places: places.clone(),
                 },
             )
@@ -379,7 +384,7 @@ impl FetchShared {
                         kept.and_then(|file| keep(file).map_err(|error| with_causes(&error)));
                     let failed = |reason| FetchedFile::Failed(failed(wanted, reason, None));
                     self.set(
-                        &wanted.package.sha256,
+                        wanted.package.sha256,
                         kept.map_or_else(failed, FetchedFile::Here),
                     );
                 });
@@ -392,7 +397,7 @@ impl FetchShared {
         let mut told = None;
         for (place, error) in errors {
             let help = match &error.cause {
-                DownloadCause::Gone => PackageHint::Gone,
+                DownloadCause::Gone { .. } => PackageHint::Gone,
                 DownloadCause::Unreachable { .. } => {
                     PackageHint::Mirror("check the network, or choose another mirror".to_owned())
                 }
@@ -406,7 +411,7 @@ impl FetchShared {
                 Some(help),
             );
             told.get_or_insert_with(|| error.clone());
-            self.set(&batch[place].package.sha256, FetchedFile::Failed(error));
+            self.set(batch[place].package.sha256, FetchedFile::Failed(error));
         }
         let stopped = failed(first, "it was stopped".to_owned(), None);
         Err(told.unwrap_or(stopped))

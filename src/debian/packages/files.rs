@@ -11,26 +11,25 @@ use impasto_stages::package_set::LockedPackage;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Claim, Cost, FileContent, Isolation, OutputFile, Outputs, capped};
 use impasto_store::refs::Root;
+use impasto_store::sha256::Sha256;
 use impasto_store::{Error as StoreError, Store};
 
 /// What a package file is called among its Action's results.
 const NAME: &str = "package";
 
 /// The Action that gets a file by its digest.
-fn action(sha256: &str) -> Action<Bound> {
+fn action(sha256: Sha256) -> Action<Bound> {
     let mut action = Action::new("package", 1, Executor::Host);
-    action.steps.push(Step::Fetch {
-        sha256: sha256.to_owned(),
-        as_a: ImportAs::File,
-    });
+    let as_a = ImportAs::File;
+    action.steps.push(Step::Fetch { sha256, as_a });
     action
 }
 
-/// The file with this SHA-256 (hexadecimal), where the store has it.
+/// The file with this SHA-256, where the store has it.
 ///
 /// # Errors
 /// The store cannot be read.
-pub fn find(store: &Store, sha256: &str) -> Result<Option<BlobRef>, StoreError> {
+pub fn find(store: &Store, sha256: Sha256) -> Result<Option<BlobRef>, StoreError> {
     for claim in store.lookup(&action(sha256).digest())? {
         if let Some(FileContent::Blob(blob)) =
             claim.result.files.get(NAME).map(|file| &file.content)
@@ -53,7 +52,7 @@ pub fn keep(
     now: u64,
 ) -> Result<BlobRef, StoreError> {
     let blob = store.put_blob(content)?;
-    let action = action(&package.sha256);
+    let action = action(package.sha256);
     let file = OutputFile {
         content: FileContent::Blob(blob),
         mode: 0o644,
@@ -111,9 +110,9 @@ pub fn write(store: &Store, blob: &BlobRef, path: &Path) -> Result<(), StoreErro
 ///
 /// # Errors
 /// The store cannot be read.
-pub fn roots<'a>(
+pub fn roots(
     store: &Store,
-    digests: impl Iterator<Item = &'a str>,
+    digests: impl Iterator<Item = Sha256>,
 ) -> Result<Vec<Root>, StoreError> {
     let mut roots = Vec::new();
     for sha256 in digests {

@@ -9,5 +9,6 @@
 pub mod apt;
 pub mod fetch;
 pub mod files;
+pub mod host;
 pub mod places;
 pub mod tools;

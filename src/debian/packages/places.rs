@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use impasto_stages::package_set::{LockedPackage, Repository};
+use impasto_stages::package_set::Repository;
+use impasto_store::sha256::Sha256;
 
 use super::fetch::{DownloadSource, PackageDownload};
 use crate::debian::mirror::{Mirror, MirrorError, Mirrors};
@@ -19,6 +20,11 @@ pub const ARCHIVE: &str = "debian";
 /// The same for security updates.
 pub const SECURITY: &str = "debian-security";
 
+/// Whether a lock's archive is one of the distribution's own, which no recipe has to name.
+pub fn is_own(archive: &str) -> bool {
+    matches!(archive.split_once('/'), Some((ARCHIVE | SECURITY, _)))
+}
+
 /// The addresses of this host and of a recipe.
 pub struct PackageSources<'a> {
     pub mirrors: &'a Mirrors,
@@ -29,7 +35,7 @@ pub struct PackageSources<'a> {
 
 impl PackageSources<'_> {
     /// The package files of one entry, by SHA-256, which come from Debian's archives alone.
-    pub fn of_entry(&self, entry: &LockEntry) -> HashMap<String, PackageDownload> {
+    pub fn of_entry(&self, entry: &LockEntry) -> HashMap<Sha256, PackageDownload> {
         let mut wanted = HashMap::new();
         self.add(&mut wanted, entry, &|_| None);
         wanted
@@ -38,18 +44,11 @@ impl PackageSources<'_> {
     /// Adds the package files of one entry, by SHA-256. `named` finds archives beside Debian's.
     pub fn add(
         &self,
-        wanted: &mut HashMap<String, PackageDownload>,
+        wanted: &mut HashMap<Sha256, PackageDownload>,
         entry: &LockEntry,
         named: &dyn Fn(&str) -> Option<Mirror>,
     ) {
         for package in &entry.packages {
-            let file = LockedPackage {
-                name: package.name.clone(),
-                architecture: package.architecture.clone(),
-                version: package.version.clone(),
-                sha256: package.sha256.clone(),
-                size: package.size,
-            };
             let places = match &package.archive {
                 None => vec![DownloadSource {
                     mirror: Mirror::of_directory(self.dir),
@@ -73,9 +72,9 @@ impl PackageSources<'_> {
             };
             let own = package.archive.is_none();
             wanted
-                .entry(file.sha256.clone())
+                .entry(package.file.sha256)
                 .or_insert(PackageDownload {
-                    package: file,
+                    package: package.file.clone(),
                     places,
                     own,
                 });

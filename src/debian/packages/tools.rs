@@ -4,13 +4,13 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use impasto_stages::package_set::{LockedPackage, PackageSet};
+use impasto_stages::package_set::PackageSet;
 use impasto_store::Store;
 use impasto_store::digest::Digest;
 
 use super::fetch::{DemandError, Fetcher};
 use crate::base::cancel::CancelToken;
-use crate::debian::tools::unpack::{DebIdentity, DebSource, content};
+use crate::debian::tools::unpack::{DebSource, content};
 use crate::debian::tools::{ToolboxError, ToolboxTree};
 
 /// The tools cannot be had.
@@ -26,17 +26,7 @@ pub enum ToolsError {
 
 /// The name of the tree of a set's tools.
 pub fn name(set: &PackageSet) -> Digest {
-    content(&identities(set))
-}
-
-fn identities(set: &PackageSet) -> Vec<DebIdentity> {
-    let identity = |package: &LockedPackage| DebIdentity {
-        name: package.name.clone(),
-        version: package.version.clone(),
-        architecture: package.architecture.clone(),
-        sha256: package.sha256.clone(),
-    };
-    set.install.iter().map(identity).collect()
+    content(&set.install)
 }
 
 /// The root of the tree of a set's tools.
@@ -49,16 +39,17 @@ pub fn tools(
     fetcher: &dyn Fn() -> Fetcher,
     cancel: &CancelToken,
 ) -> Result<PathBuf, ToolsError> {
-    let identities = identities(set);
-    if let Some(tree) = ToolboxTree::open(store, &identities)? {
+    if let Some(tree) = ToolboxTree::open(store, &set.install)? {
         return Ok(tree.path().to_owned());
     }
     let blobs = fetcher().demand(set, cancel)?;
-    let sources: Vec<_> = identities
-        .into_iter()
+    let sources: Vec<_> = set
+        .install
+        .iter()
+        .cloned()
         .zip(blobs)
-        .map(|(identity, blob)| DebSource {
-            identity,
+        .map(|(package, blob)| DebSource {
+            package,
             open: Box::new(move || {
                 let reader = store
                     .open_blob(&blob.digest)

@@ -12,6 +12,7 @@
 use std::fs;
 use std::path::Path;
 
+use impasto_stages::package_set::{LockedPackage, PackageName};
 use serde::{Deserialize, Serialize};
 
 use super::apt::{AptArchive, AptTool};
@@ -95,6 +96,13 @@ pub enum ResolveOutcome {
         /// Each as it was asked for, but for a `-` at its end.
         packages: Vec<String>,
     },
+    /// An index has no SHA-256 of a package's file.
+    Unhashed {
+        /// The package's name.
+        package: String,
+        /// [`ResolveSource::directory`] of its archive.
+        source: String,
+    },
     /// It cannot be done.
     Refused {
         /// Apt's reason, of one or more lines.
@@ -107,25 +115,17 @@ pub enum ResolveOutcome {
 pub struct ResolveResult {
     /// What is installed, or comes in the place of another version.
     pub install: Vec<ResolvedPackage>,
-    /// What is removed: name, architecture and version.
-    pub remove: Vec<(String, String, String)>,
+    pub remove: Vec<PackageName>,
 }
 
 /// A package that is installed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ResolvedPackage {
-    pub name: String,
-    /// Its architecture, perhaps `all`.
-    pub architecture: String,
-    pub version: String,
+    pub file: LockedPackage,
     /// [`ResolveSource::directory`] of the one archive it comes from.
     pub source: String,
     /// Its file there, relative to the archive's base.
     pub path: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Its SHA-256 in hexadecimal digits, where the index has one.
-    pub sha256: Option<String>,
 }
 
 pub(super) fn resolve(
@@ -179,7 +179,7 @@ pub(super) fn resolve(
     }
     log(output.stderr.as_bytes());
     let outcome = if output.status.success() {
-        ResolveOutcome::Resolved(read_answer(request, &output.stdout, &installed(&dir)?)?)
+        read_answer(request, &output.stdout, &installed(&dir)?)?
     } else {
         explain(&output)
     };
@@ -201,14 +201,8 @@ fn native(patterns: &[&str], foreign: &[String]) -> Vec<String> {
     patterns.iter().map(one).collect()
 }
 
-/// A package that dpkg's status text lists.
-struct AptInstall {
-    name: String,
-    architecture: String,
-    version: String,
-}
-
-fn installed(dir: &Path) -> Result<Vec<AptInstall>, ToolFailure> {
+/// The packages that dpkg's status text lists.
+fn installed(dir: &Path) -> Result<Vec<PackageName>, ToolFailure> {
     let path = dir.join("status");
     let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
     let package = |stanza: &str| {
@@ -219,7 +213,7 @@ fn installed(dir: &Path) -> Result<Vec<AptInstall>, ToolFailure> {
         };
         let (name, architecture, version) =
             (field("Package")?, field("Architecture")?, field("Version")?);
-        Some(AptInstall {
+        Some(PackageName {
             name: name.to_owned(),
             architecture: architecture.to_owned(),
             version: version.to_owned(),
@@ -234,8 +228,8 @@ fn installed(dir: &Path) -> Result<Vec<AptInstall>, ToolFailure> {
 fn read_answer(
     request: &ResolveRequest,
     text: &str,
-    installed: &[AptInstall],
-) -> Result<ResolveResult, ToolFailure> {
+    installed: &[PackageName],
+) -> Result<ResolveOutcome, ToolFailure> {
     let strange =
         |what: &str, line: &str| ToolFailure::new(format!("apt-get's answer {what}: {line:?}"));
     let mut result = ResolveResult::default();
@@ -243,34 +237,31 @@ fn read_answer(
     for line in text.lines() {
         if line.starts_with('\'') {
             let package = read_uri(request, line);
-            result.install.push(
-                package.ok_or_else(|| {
-                    strange("describes a package's file in an unknown form", line)
-                })?,
-            );
+            let unknown = || strange("describes a package's file in an unknown form", line);
+            match package.ok_or_else(unknown)? {
+                Ok(package) => result.install.push(package),
+                Err(unhashed) => return Ok(unhashed),
+            }
         } else if let Some(entry) = line.strip_prefix("   ").filter(|_| removing) {
             let Some(package) = read_removed(entry, &request.architecture, installed) else {
                 return Err(strange("removes a package that is not installed", line));
             };
-            let AptInstall {
-                name,
-                architecture,
-                version,
-            } = package;
-            result
-                .remove
-                .push((name.clone(), architecture.clone(), version.clone()));
+            result.remove.push(package.clone());
         } else {
             removing = line.starts_with("The following packages will be REMOVED:");
         }
     }
     result.install.sort_unstable();
     result.remove.sort_unstable();
-    Ok(result)
+    Ok(ResolveOutcome::Resolved(result))
 }
 
-/// Reads `'http://SITE/DIRECTORY/PATH' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:DIGEST`.
-fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
+/// Reads `'http://SITE/DIRECTORY/PATH' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:DIGEST`; without a
+/// digest, as where the index has none, it is said whose package that is.
+fn read_uri(
+    request: &ResolveRequest,
+    line: &str,
+) -> Option<Result<ResolvedPackage, ResolveOutcome>> {
     let (address, rest) = line.strip_prefix('\'')?.split_once("' ")?;
     let mut fields = rest.split(' ');
     let file = fields.next()?.strip_suffix(".deb")?;
@@ -278,7 +269,7 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
     let sha256 = fields
         .next()
         .and_then(|hash| hash.strip_prefix("SHA256:"))
-        .map(str::to_owned);
+        .and_then(|digits| digits.to_ascii_lowercase().parse().ok());
     let mut parts = file.split('_').map(decode);
     let (name, version, architecture) = (parts.next()??, parts.next()??, parts.next()??);
     let (_, path) = address.strip_prefix("http://")?.split_once('/')?;
@@ -291,15 +282,21 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
             decode(path.trim_start_matches("./"))?,
         ))
     })?;
-    Some(ResolvedPackage {
-        name,
-        architecture,
-        version,
+    let Some(sha256) = sha256 else {
+        let package = name;
+        return Some(Err(ResolveOutcome::Unhashed { package, source }));
+    };
+    Some(Ok(ResolvedPackage {
+        file: LockedPackage {
+            name,
+            architecture,
+            version,
+            sha256,
+            size,
+        },
         source,
         path,
-        size,
-        sha256,
-    })
+    }))
 }
 
 /// Reads `NAME[:ARCHITECTURE][*][ (VERSION)]`, with the asterisk where it is purged, and finds what is meant. The version is
@@ -307,8 +304,8 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
 fn read_removed<'i>(
     entry: &str,
     native: &str,
-    installed: &'i [AptInstall],
-) -> Option<&'i AptInstall> {
+    installed: &'i [PackageName],
+) -> Option<&'i PackageName> {
     let name = entry
         .split_once(" (")
         .map_or(entry, |(name, _)| name)
@@ -446,8 +443,8 @@ mod tests {
     use super::*;
 
     /// A package that dpkg's status text lists.
-    fn known(name: &str, architecture: &str, version: &str) -> AptInstall {
-        AptInstall {
+    fn known(name: &str, architecture: &str, version: &str) -> PackageName {
+        PackageName {
             name: name.to_owned(),
             architecture: architecture.to_owned(),
             version: version.to_owned(),
@@ -476,7 +473,10 @@ mod tests {
                  After this operation, 1 B of additional disk space will be used.\n"
             );
             read_answer(&request, &text, &installed)
-                .map(|result| result.remove)
+                .map(|outcome| match outcome {
+                    ResolveOutcome::Resolved(result) => result.remove,
+                    other => panic!("{other:?}"),
+                })
                 .map_err(|failure| failure.message)
         };
         let all: Vec<_> = [
@@ -485,9 +485,7 @@ mod tests {
             ("lib", "i386", "1.0"),
             ("timesyncd", "amd64", "252.36-1"),
         ]
-        .map(|(name, architecture, version)| {
-            (name.to_owned(), architecture.to_owned(), version.to_owned())
-        })
+        .map(|(name, architecture, version)| known(name, architecture, version))
         .into();
         // Apt 3.0 prints what is installed, 2.6 what could be, or nothing.
         for removed in [

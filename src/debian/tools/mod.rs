@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use impasto_stages::package_set::LockedPackage;
 use impasto_store::Store;
 use impasto_store::digest::{BlobDigest, Digest, Hasher, domain};
 use rayon::prelude::*;
@@ -19,9 +20,10 @@ use serde::{Deserialize, Serialize};
 
 pub mod unpack;
 
-use unpack::{DebIdentity, DebSource, UnpackError, content, unpack};
+use unpack::{DebSource, UnpackError, content, unpack};
 
 use crate::base::bounded;
+use crate::base::io::IoError;
 
 /// The tree, and its index, in the directory of its name.
 const ROOT: &str = "root";
@@ -40,21 +42,13 @@ pub enum ToolboxError {
     #[error(transparent)]
     Store(#[from] impasto_store::Error),
     /// A file of the tree cannot be read or written.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
 }
 
 impl ToolboxError {
     fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ToolboxError {
-        move |source| ToolboxError::Io {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
+        IoError::at(verb, path)
     }
 }
 
@@ -90,7 +84,7 @@ impl ToolboxTree {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn open(store: &Store, set: &[DebIdentity]) -> Result<Option<ToolboxTree>, ToolboxError> {
+    pub fn open(store: &Store, set: &[LockedPackage]) -> Result<Option<ToolboxTree>, ToolboxError> {
         let digest = content(set);
         let dir = store.tree_path(&digest);
         let path = dir.join(ROOT);
@@ -128,7 +122,7 @@ impl ToolboxTree {
     ) -> Result<ToolboxTree, ToolboxError> {
         let set: Vec<_> = packages
             .iter()
-            .map(|source| source.identity.clone())
+            .map(|source| source.package.clone())
             .collect();
         match ToolboxTree::open(store, &set)? {
             Some(tree) => Ok(tree),
@@ -138,7 +132,7 @@ impl ToolboxTree {
 
     fn make(
         store: &Store,
-        set: &[DebIdentity],
+        set: &[LockedPackage],
         packages: &[DebSource<'_>],
     ) -> Result<ToolboxTree, ToolboxError> {
         let digest = content(set);
@@ -246,8 +240,8 @@ mod tests {
     use std::io::Read;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use impasto_store::sha256::Sha256;
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-    use sha2::{Digest as _, Sha256};
 
     use super::*;
     use crate::deb::package::tests::{deb, tarball};
@@ -277,21 +271,19 @@ mod tests {
         }
 
         fn packages(&self) -> Vec<DebSource<'_>> {
-            let sha256 = Sha256::digest(&self.deb)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let sha256 = Sha256::of(&self.deb);
             let [name, version, architecture] = ["tool", "1", "all"].map(str::to_owned);
             let open = || -> io::Result<Box<dyn Read + Send>> {
                 self.opened.fetch_add(1, Ordering::Relaxed);
                 Ok(Box::new(io::Cursor::new(self.deb.clone())))
             };
             vec![DebSource {
-                identity: DebIdentity {
+                package: LockedPackage {
                     name,
-                    version,
                     architecture,
+                    version,
                     sha256,
+                    size: self.deb.len() as u64,
                 },
                 open: Box::new(open),
             }]

@@ -9,17 +9,19 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use impasto_stages::package_set::LockedPackage;
 use impasto_store::digest::{Digest, Hasher};
+use impasto_store::sha256::Sha256Reader;
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, utimensat};
-use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
 use crate::assemble::AssembleError;
 use crate::assemble::unpack::{Meta, Rules, unpack_by};
+use crate::base::io::IoError;
 use crate::deb::package::{Package, PackageError};
 
 /// Version of what is made of packages; part of the tree's name.
@@ -50,23 +52,13 @@ const THREADS: usize = 2;
 const PIECE: usize = 1 << 18;
 const WAITING: usize = 256;
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DebIdentity {
-    pub name: String,
-    pub version: String,
-    /// Its architecture, or `all`.
-    pub architecture: String,
-    /// SHA-256 of the `.deb`, in lower-case hexadecimal.
-    pub sha256: String,
-}
-
 /// Opens a `.deb` at its beginning.
 pub type OpenDeb<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;
 
 /// A package, and where its bytes are.
 pub struct DebSource<'a> {
     /// Which it must be: what the bytes say otherwise is an error.
-    pub identity: DebIdentity,
+    pub package: LockedPackage,
     /// How it is opened.
     pub open: OpenDeb<'a>,
 }
@@ -75,12 +67,8 @@ pub struct DebSource<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The tree's own directories and links.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A package that cannot be read.
     #[error("the package {package} cannot be used")]
     Package {
@@ -118,28 +106,19 @@ pub enum UnpackError {
 
 impl UnpackError {
     fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnpackError {
-        move |source| UnpackError::Io {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
+        IoError::at(verb, path)
     }
 }
 
 /// Names the tree that a set of packages gives; their order does not count.
-pub fn content<'a>(packages: impl IntoIterator<Item = &'a DebIdentity>) -> Digest {
-    let mut packages: Vec<_> = packages.into_iter().collect();
+pub fn content<'a>(packages: impl IntoIterator<Item = &'a LockedPackage>) -> Digest {
+    let mut packages: Vec<_> = packages.into_iter().map(identity).collect();
     packages.sort_unstable();
     packages.dedup();
     let mut hasher = Hasher::new(DOMAIN);
     hasher.update(&VERSION.to_le_bytes());
     for package in packages {
-        for text in [
-            &package.name,
-            &package.version,
-            &package.architecture,
-            &package.sha256,
-        ] {
+        for text in package {
             hasher
                 .update(&(text.len() as u64).to_le_bytes())
                 .update(text.as_bytes());
@@ -148,13 +127,30 @@ pub fn content<'a>(packages: impl IntoIterator<Item = &'a DebIdentity>) -> Diges
     hasher.finish()
 }
 
+/// What names a package in its tree's name, in the order that it goes by there.
+fn identity(package: &LockedPackage) -> [String; 4] {
+    let LockedPackage {
+        name,
+        architecture,
+        version,
+        sha256,
+        size: _,
+    } = package;
+    [
+        name.clone(),
+        version.clone(),
+        architecture.clone(),
+        sha256.to_string(),
+    ]
+}
+
 /// Lays packages out below `root`, an empty directory.
 ///
 /// # Errors
 /// A package cannot be read or is another one, two have the same file, or a file cannot be made.
 pub fn unpack(packages: &[DebSource<'_>], root: &Path) -> Result<(), UnpackError> {
     let mut order: Vec<_> = packages.iter().collect();
-    order.sort_by_key(|source| &source.identity);
+    order.sort_by_key(|source| identity(&source.package));
     let directory = |path: &str| {
         let path = root.join(path);
         fs::create_dir_all(&path).map_err(UnpackError::io("make", &path))
@@ -186,7 +182,7 @@ pub fn unpack(packages: &[DebSource<'_>], root: &Path) -> Result<(), UnpackError
             });
         }
         for (source, receiver) in order.iter().zip(receivers) {
-            tree.package.clone_from(&source.identity.name);
+            tree.package.clone_from(&source.package.name);
             let mut pieces = PieceReader {
                 receiver,
                 piece: Vec::new(),
@@ -198,7 +194,7 @@ pub fn unpack(packages: &[DebSource<'_>], root: &Path) -> Result<(), UnpackError
             if let Some(error) = pieces.error {
                 return Err(error);
             }
-            done.map_err(|problem| problem.of(&source.identity.name))?;
+            done.map_err(|problem| problem.of(&source.package.name))?;
         }
         Ok(())
     })?;
@@ -220,23 +216,20 @@ fn hand_over(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Option
 
 /// Hands over all but the end. False where nobody listens.
 fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool, UnpackError> {
-    let identity = &source.identity;
-    let package = || identity.name.clone();
+    let locked = &source.package;
+    let package = || locked.name.clone();
     let failed = |source| UnpackError::Package {
         package: package(),
         source,
     };
     let io = |source| failed(PackageError::Read { source });
-    let mut hashed = Hashed {
-        reader: (source.open)().map_err(io)?,
-        hasher: Sha256::new(),
-    };
+    let mut hashed = Sha256Reader::new((source.open)().map_err(io)?);
     {
         let deb = Package::read(&mut hashed).map_err(failed)?;
         let fields = [
-            ("Package", &identity.name),
-            ("Version", &identity.version),
-            ("Architecture", &identity.architecture),
+            ("Package", &locked.name),
+            ("Version", &locked.version),
+            ("Architecture", &locked.architecture),
         ];
         for (what, expected) in fields {
             let found = deb.field(what);
@@ -266,36 +259,16 @@ fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool
         }
     }
     io::copy(&mut hashed, &mut io::sink()).map_err(io)?;
-    let found = hashed
-        .hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
-    if found != identity.sha256 {
-        let expected = identity.sha256.clone();
+    let found = hashed.finish();
+    if found != locked.sha256 {
         return Err(UnpackError::Other {
             package: package(),
             what: "SHA-256",
-            found,
-            expected,
+            found: found.to_string(),
+            expected: locked.sha256.to_string(),
         });
     }
     Ok(true)
-}
-
-/// Hashes what is read.
-struct Hashed {
-    reader: Box<dyn Read + Send>,
-    hasher: Sha256,
-}
-
-impl Read for Hashed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
 }
 
 /// What a decompressor hands over, as a stream.
@@ -481,23 +454,23 @@ fn finish(root: &Path, tree: &UnpackTree) -> Result<(), UnpackError> {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
+    use impasto_store::sha256::Sha256;
+
     use super::*;
     use crate::deb::package::tests::deb;
 
     fn source<'a>(name: &str, bytes: &'a [u8]) -> DebSource<'a> {
-        let sha256 = Sha256::digest(bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = Sha256::of(bytes);
         let (version, architecture) = ("1".to_owned(), "all".to_owned());
-        let identity = DebIdentity {
+        let package = LockedPackage {
             name: name.to_owned(),
-            version,
             architecture,
+            version,
             sha256,
+            size: bytes.len() as u64,
         };
         DebSource {
-            identity,
+            package,
             open: Box::new(move || Ok(Box::new(io::Cursor::new(bytes.to_vec())))),
         }
     }
@@ -671,17 +644,18 @@ mod tests {
             "the package other is not the locked one: its Package is a, not other"
         );
         let mut source = source("a", &a);
-        source.identity.sha256 = "0".repeat(64);
+        source.package.sha256 = Sha256([0; 32]);
         assert!(laid_out(&[source]).unwrap_err().contains("its SHA-256 is "));
     }
 
     #[test]
     fn a_set_has_one_name_and_another_set_another() {
-        let identity = |name: &str, version: &str| DebIdentity {
+        let identity = |name: &str, version: &str| LockedPackage {
             name: name.to_owned(),
-            version: version.to_owned(),
             architecture: "all".to_owned(),
-            sha256: "0".repeat(64),
+            version: version.to_owned(),
+            sha256: Sha256([0; 32]),
+            size: 1,
         };
         let (a, b) = (identity("a", "1"), identity("b", "1"));
         assert_eq!(content([&a, &b]), content([&b, &a, &b]));

@@ -69,7 +69,7 @@ pub fn find(evidence: &Evidence<'_>) -> Option<(Cause, Option<LogLine>)> {
             full_disk(evidence, Some(problem))
         }
         Outcome::TimedOut { .. } => unreachable(evidence),
-        Outcome::Ok | Outcome::Cancelled => None,
+        Outcome::Ok | Outcome::Cancelled | Outcome::ShellEnded { .. } => None,
     }
 }
 

@@ -11,9 +11,11 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::Cause;
-use crate::base::human::bytes;
+use crate::base::human::{bytes, chain};
+use crate::base::io::IoError;
 use crate::engine::job::{JobError, host_failure};
 use crate::engine::plan::PlanError;
+use crate::net::DownloadCause;
 use crate::sandbox::SandboxError;
 
 /// How much is written to learn what a disk says to it, in bytes: more than what may wait in memory for its place.
@@ -111,14 +113,14 @@ pub fn of_error(error: &(dyn Error + 'static)) -> Option<Cause> {
         Some(JobError::Sandbox(inner)) => return of_error(inner),
         Some(JobError::Store(inner)) => return of_error(inner),
         Some(JobError::Plan(inner)) => return of_error(&**inner),
+        Some(JobError::Fetch(inner)) => return of_error(&inner.cause),
         _ => {}
     }
     if let Some(PlanError::Store(inner)) = error.downcast_ref() {
         return of_error(inner);
     }
-    let mut next = Some(error);
     let (mut path, mut errno) = (None, None);
-    while let Some(error) = next {
+    for error in chain(error) {
         let found: Option<&Path> = match (
             error.downcast_ref::<StoreError>(),
             error.downcast_ref::<JobError>(),
@@ -133,7 +135,7 @@ pub fn of_error(error: &(dyn Error + 'static)) -> Option<Cause> {
                 Some(path)
             }
             (Some(StoreError::Io { path, .. }), ..)
-            | (_, Some(JobError::Io { path, .. }), _)
+            | (_, Some(JobError::Io(IoError { path, .. })), _)
             | (_, _, Some(SandboxError::Io { path, .. } | SandboxError::Overlay { path, .. })) => {
                 Some(path)
             }
@@ -141,17 +143,12 @@ pub fn of_error(error: &(dyn Error + 'static)) -> Option<Cause> {
                 errno = errno.or(problem.errno.map(Errno::from_raw_os_error));
                 None
             }
-            _ => error
-                .downcast_ref::<crate::debian::archive::DownloadCause>()
-                .and_then(|cause| match cause {
-                    crate::debian::archive::DownloadCause::Write { path, .. } => {
-                        Some(path.as_path())
-                    }
-                    _ => None,
-                }),
+            _ => match error.downcast_ref() {
+                Some(DownloadCause::Write(IoError { path, .. })) => Some(path),
+                _ => None,
+            },
         };
         path = path.or(found);
-        next = error.source();
     }
     of_errno(errno.or_else(|| host_failure(error))?, path)
 }

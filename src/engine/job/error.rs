@@ -8,15 +8,18 @@ use impasto_store::qcow2::GateError;
 use impasto_store::{Error as StoreError, Miss};
 use rustix::io::Errno;
 
+use crate::base::human::{causes, chain};
+use crate::base::io::IoError;
 use crate::debian::packages::fetch::PackageFetchError;
 use crate::debian::packages::tools::ToolsError;
 use crate::disk::image::ForeignFormat;
 use crate::engine::cause::{self, Cause, Diagnosis, LogLine, SourceLocation};
-use crate::engine::download::FetchError;
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::InputError;
 use crate::engine::plan::PlanError;
+use crate::net::{DownloadError, DownloaderError};
 use crate::sandbox::SandboxError;
+use crate::vm::VmError;
 
 /// A job without a result.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +50,17 @@ pub enum JobError {
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Store(StoreError),
+    /// A virtual machine could not be made.
+    #[error(transparent)]
+    Vm(#[from] VmError),
     /// A file could not be got.
     #[error(transparent)]
-    Fetch(#[from] FetchError),
+    Fetch(DownloadError),
+    /// A URL that is none.
+    #[error("`{url}` is not a valid http or https URL")]
+    NoUrl { url: String },
+    #[error(transparent)]
+    Downloader(#[from] DownloaderError),
     /// A package file cannot be had.
     #[error(transparent)]
     Package(PackageFetchError),
@@ -90,12 +101,8 @@ pub enum JobError {
     #[error(transparent)]
     Input(InputError),
     /// A file cannot be read or written.
-    #[error("cannot {verb} `{}`", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// The system refused a thread.
     #[error("cannot start a thread")]
     Thread { source: io::Error },
@@ -137,24 +144,21 @@ pub enum Enter {
 /// What the system refused somewhere among an error's causes, where that is the host's failure: no space, no quota, no
 /// more open files, a read-only or vanished file system, a disk that fails.
 pub(crate) fn host_failure(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let errno = error.downcast_ref().and_then(Errno::from_io_error);
-        match errno {
-            Some(
+    chain(error)
+        .filter_map(|error| error.downcast_ref().and_then(Errno::from_io_error))
+        .find(|errno| {
+            matches!(
+                *errno,
                 Errno::NOSPC
-                | Errno::DQUOT
-                | Errno::FBIG
-                | Errno::ROFS
-                | Errno::IO
-                | Errno::STALE
-                | Errno::MFILE
-                | Errno::NFILE,
-            ) => return errno,
-            _ => next = error.source(),
-        }
-    }
-    None
+                    | Errno::DQUOT
+                    | Errno::FBIG
+                    | Errno::ROFS
+                    | Errno::IO
+                    | Errno::STALE
+                    | Errno::MFILE
+                    | Errno::NFILE
+            )
+        })
 }
 
 impl From<StoreError> for JobError {
@@ -196,19 +200,13 @@ impl JobError {
     }
 
     pub(super) fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JobError {
-        let path = path.to_owned();
-        move |source| JobError::Io { verb, path, source }
+        IoError::at(verb, path)
     }
 
     /// The message, what caused it, the stage's last lines, and what is known beside them.
     pub fn into_parts(self) -> (String, Vec<String>, Vec<String>, Diagnosis) {
         let message = self.to_string();
-        let mut causes = Vec::new();
-        let mut source = std::error::Error::source(&self);
-        while let Some(cause) = source {
-            causes.push(cause.to_string());
-            source = cause.source();
-        }
+        let mut causes = causes(&self);
         match self {
             JobError::Stage(failure) => {
                 let StageFailure {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use impasto_stages::action::{Action, Bound, Format, ImportAs, Step};
 use impasto_store::claim::{FileContent, OutputFile, Outputs};
@@ -14,13 +14,21 @@ use impasto_store::derived::{DerivedKey, DerivedRecord, DerivedRef};
 use impasto_store::layer::DiskRef;
 use impasto_store::meter::Metered;
 use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
+use impasto_store::sha256::Sha256;
 
 use super::{Job, JobError, JobInput, JobOutput, create};
+use crate::base::bounded;
 use crate::disk::image::{self, ImageKind};
-use crate::engine::download::{FetchError, fetch};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::{Input, copy_file};
 use crate::engine::publish::{Draft, Target};
+use crate::net::{Download, DownloadCause, Downloader, Expected, Options, Place};
+
+/// A server of images may have to fetch a file itself before it sends the first byte.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Bytes of a file that is fetched, at most: a server that never ends must not fill the disk for ever.
+const MOST: u64 = 1 << 40;
 
 impl Job {
     pub(super) fn on_host(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
@@ -60,37 +68,7 @@ impl Job {
                     .into_owned();
                 self.take_in(action, file, &name, planned.mode, *as_a)
             }
-            Step::Fetch { sha256, as_a } => {
-                let scratch = self.store.scratch()?;
-                let mut file = create(&scratch.path().join("fetch"))?;
-                let url = action
-                    .hints
-                    .urls
-                    .first()
-                    .expect("BUG: nowhere to fetch from");
-                let mut before = None;
-                let timeout = action.hints.timeout;
-                let begun = Instant::now();
-                let fetched = fetch(
-                    url,
-                    sha256,
-                    &mut file,
-                    timeout,
-                    &self.context.cancel,
-                    &mut |so_far, total| {
-                        if before.is_none() {
-                            self.meter.begin("download", total);
-                        }
-                        self.meter.add(so_far - before.replace(so_far).unwrap_or(0));
-                    },
-                );
-                self.phase_was("download", begun, Instant::now());
-                fetched.map_err(|error| match error {
-                    FetchError::Cancelled => JobError::Cancelled,
-                    other => JobError::Fetch(other),
-                })?;
-                self.take_in(action, file, url, 0o644, *as_a)
-            }
+            Step::Fetch { sha256, as_a } => self.fetch(action, *sha256, *as_a),
             Step::Convert { .. } => self.convert(action),
             Step::Script { .. }
             | Step::ShowRoot
@@ -98,10 +76,74 @@ impl Job {
             | Step::CopyIn { .. }
             | Step::WriteFile { .. }
             | Step::Bootstrap { .. }
-            | Step::AssembleDisk { .. } => {
+            | Step::AssembleDisk { .. }
+            | Step::Test { .. }
+            | Step::TestReport { .. } => {
                 panic!("BUG: a step for a sandbox was sent to the host")
             }
         }
+    }
+
+    /// Gets a file by its checksum, and takes it in.
+    fn fetch(
+        &self,
+        action: &Action<Bound>,
+        sha256: Sha256,
+        as_a: ImportAs,
+    ) -> Result<JobOutput, JobError> {
+        let mut places = Vec::new();
+        for url in &action.hints.urls {
+            places.push(Place::url(url).ok_or_else(|| JobError::NoUrl {
+                // What stands before may hold a password.
+                url: url.rsplit('@').next().unwrap_or(url).to_owned(),
+            })?);
+        }
+        let url = places.first().expect("BUG: nowhere to fetch from").shown();
+        let scratch = self.store.scratch()?;
+        let options = Options {
+            stall: SILENCE,
+            timeout: action.hints.timeout,
+            ..Options::default()
+        };
+        let downloader = Downloader::new(
+            &(self.context.proxies)(),
+            scratch.path(),
+            &self.context.cancel,
+            options,
+        )?;
+        let wanted = Download {
+            name: None,
+            expected: Expected::hashed(sha256, MOST),
+            places,
+        };
+        let begun = Instant::now();
+        let (mut file, mut total, mut before) = (None, None, 0);
+        let got = downloader.get(
+            vec![wanted],
+            // The downloader removes it after the call; what is open stays.
+            &mut |_, path| file = Some((bounded::open(path), path.to_owned())),
+            &mut |bytes, announced| {
+                if total != Some(announced) {
+                    let known = (announced > 0).then_some(announced);
+                    self.meter.begin("download", known);
+                    (total, before) = (Some(announced), 0);
+                }
+                self.meter.change(bytes as i64 - before as i64);
+                before = bytes;
+            },
+        );
+        self.phase_was("download", begun, Instant::now());
+        let failed = got.err().and_then(|failed| failed.into_iter().next());
+        match failed {
+            Some((_, error)) if matches!(error.cause, DownloadCause::Cancelled) => {
+                return Err(JobError::Cancelled);
+            }
+            Some((_, error)) => return Err(JobError::Fetch(error)),
+            None => {}
+        }
+        let (file, path) = file.expect("BUG: neither a file nor an error");
+        let file = file.map_err(JobError::io("open", &path))?;
+        self.take_in(action, file, &url, 0o644, as_a)
     }
 
     /// Takes a file of ours into the store: as a disk where it is one.
@@ -208,29 +250,34 @@ impl Job {
         let (from, disk) = self.disk.expect("BUG: nothing to convert");
         let formats: Vec<_> = action.steps.iter().filter_map(format_of).collect();
         let scratch = self.store.scratch()?;
-        let mut written = Vec::with_capacity(formats.len());
+        let mut made = Vec::with_capacity(formats.len());
         for (format, level) in &formats {
             let target = self.targets.iter().find(|target| match &target.file {
                 Some(name) => *name == format.file_name(),
                 None => formats.len() == 1,
             });
             let place = match target {
-                Some(Target { path, .. }) => {
+                Some(target) => {
+                    let path = &target.path;
                     let draft = Draft::new(path, self.store.owner());
-                    Place::Out(Box::new(draft.map_err(JobError::io("write", path))?))
+                    ConvertPlace::Out(
+                        target,
+                        Box::new(draft.map_err(JobError::io("write", path))?),
+                    )
                 }
-                None => Place::Scratch(create(&scratch.path().join(format.file_name()))?),
+                None => ConvertPlace::Scratch(create(&scratch.path().join(format.file_name()))?),
             };
-            written.push((format.key(disk.layer.disk, *level), place));
+            made.push((format.key(disk.layer.disk, *level), place));
         }
-        let wanted = written.iter().map(|(key, place)| (key, place.file()));
+        let wanted = made.iter().map(|(key, place)| (key, place.file()));
         let records = self.write_derived(from, &disk, &wanted.collect::<Vec<_>>())?;
         let mut result = Outputs::default();
-        let mut published = Vec::new();
-        for (((_, place), record), (format, _)) in written.into_iter().zip(records).zip(&formats) {
-            if let Place::Out(draft) = place {
+        let mut written = Vec::new();
+        self.meter.begin("syncing", None);
+        for (((_, place), record), (format, _)) in made.into_iter().zip(records).zip(&formats) {
+            if let ConvertPlace::Out(target, draft) = place {
                 let (content, sha256) = (record.digest.0, record.sha256);
-                published.push(self.publish_one(*draft, content, sha256, 0o644)?);
+                written.push(Self::close_draft(target, *draft, content, sha256, 0o644)?);
             }
             self.store.put_derived(&record)?;
             let derived = DerivedRef {
@@ -245,7 +292,7 @@ impl Job {
             result.files.insert(format.file_name(), file);
         }
         Ok(JobOutput {
-            published,
+            written,
             ..JobOutput::on_host(result, 0)
         })
     }
@@ -306,18 +353,18 @@ impl Job {
 }
 
 /// Where a converted file is written.
-enum Place {
+enum ConvertPlace<'t> {
     /// To what the user gets.
-    Out(Box<Draft>),
+    Out(&'t Target, Box<Draft>),
     /// Only for its digests.
     Scratch(File),
 }
 
-impl Place {
+impl ConvertPlace<'_> {
     fn file(&self) -> &File {
         match self {
-            Place::Out(draft) => draft.file(),
-            Place::Scratch(file) => file,
+            ConvertPlace::Out(_, draft) => draft.file(),
+            ConvertPlace::Scratch(file) => file,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use impasto_stages::package_set::{LockedPackage, PackageSet};
-use impasto_store::blob::Sha256Writer;
+use impasto_store::sha256::Sha256;
 use rayon::prelude::*;
 
 use super::{Job, JobError, JobInput};
@@ -36,7 +36,7 @@ impl Job {
         let rest: Vec<_> = set
             .install
             .iter()
-            .filter(|package| !own.contains(&*package.sha256))
+            .filter(|package| !own.contains(&package.sha256))
             .cloned()
             .collect();
         let rest = PackageSet {
@@ -110,7 +110,7 @@ impl Job {
     }
 
     /// Copies the user's own package files, and gives their SHA-256.
-    fn own_packages(&self, set: &PackageSet, dir: &Path) -> Result<HashSet<String>, JobError> {
+    fn own_packages(&self, set: &PackageSet, dir: &Path) -> Result<HashSet<Sha256>, JobError> {
         let mut own = HashSet::new();
         for (name, input) in &self.inputs {
             let JobInput::Local {
@@ -126,9 +126,7 @@ impl Job {
             }
             let mut bytes = Vec::new();
             copy_file(scope, path, &mut bytes, planned.blob.digest)?;
-            let mut hash = Sha256Writer::default();
-            io::copy(&mut bytes.as_slice(), &mut hash).map_err(JobError::io("read", path))?;
-            let sha256 = hash.finish().to_string();
+            let sha256 = Sha256::of(&bytes);
             let Some(package) = set.install.iter().find(|package| package.sha256 == sha256) else {
                 return Err(JobError::StaleFile {
                     path: path.clone(),
@@ -168,5 +166,5 @@ fn stanza(package: &LockedPackage, dir: &Path) -> Result<Vec<u8>, JobError> {
             read.field(field)
         )));
     }
-    Ok(read.index_stanza(&format!("./{name}"), package.size, &package.sha256))
+    Ok(read.index_stanza(&format!("./{name}"), package.size, package.sha256))
 }

@@ -7,11 +7,11 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use impasto_stages::action::{Action, Bound, Cutoff};
+use impasto_stages::action::{Action, Bound, Cutoff, Executor};
 use impasto_store::Error as StoreError;
 use impasto_store::blob::BlobRef;
 use impasto_store::chain::DiskReader;
-use impasto_store::claim::Claim;
+use impasto_store::claim::{Claim, Isolation};
 use impasto_store::digest::{BlobDigest, ClaimId};
 use impasto_store::disk::CHUNK;
 use impasto_store::index::ClaimSummary;
@@ -206,7 +206,11 @@ impl Job {
         if self.cutoff != Cutoff::Tree {
             return Ok(None);
         }
-        let asked = TrustPolicy::of(action, &self.caveats);
+        let isolation = match (action.executor, &self.context.sandbox.sandbox) {
+            (Executor::Sandbox(_), Ok(sandbox)) => sandbox.facts().isolation,
+            _ => Isolation::Host,
+        };
+        let asked = TrustPolicy::of(action, &self.caveats, isolation);
         for (id, claim) in earlier {
             let same = claim.result.tree.is_some_and(|blob| blob.digest == *tree);
             if let Some(disk) = claim.result.disk.filter(|_| same)

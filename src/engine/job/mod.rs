@@ -9,6 +9,7 @@ mod normalized;
 mod rebase;
 mod sandboxed;
 mod shell;
+mod tested;
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,18 +26,20 @@ use impasto_stages::action::{
     Action, Bound, Cutoff, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot,
 };
 use impasto_stages::package_set::PackageSet;
-use impasto_store::blob::{BlobRef, Sha256};
+use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
 use impasto_store::derived::{DerivedRecord, DerivedRef};
 use impasto_store::digest::{ActionDigest, ClaimId, Digest};
 use impasto_store::layer::DiskRef;
 use impasto_store::meter::{Meter, Metered};
+use impasto_store::sha256::Sha256;
 use impasto_store::{Error as StoreError, Store};
 
 pub(crate) use error::host_failure;
 pub use error::{Enter, JobError, StageFailure};
 pub(crate) use install::WAITING;
 pub use shell::ShellRequest;
+pub use tested::console_name;
 
 use crate::base::cancel::CancelToken;
 use crate::debian::packages::fetch::Fetcher;
@@ -45,9 +48,11 @@ use crate::engine::graph::NodeId;
 use crate::engine::inputs::Input;
 use crate::engine::log::Redactor;
 use crate::engine::plan::Hit;
-use crate::engine::publish::{Draft, Published, Target};
+use crate::engine::publish::{Draft, SealedDraft, Target, WrittenTarget};
+use crate::net::Proxies;
 use crate::recipe::scope::Scope;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxSetup};
+use crate::vm::pool::MachinePool;
 
 /// What a job tells the engine.
 pub enum Message {
@@ -82,8 +87,8 @@ pub struct Success {
     pub ran: bool,
     /// Bytes added to the store.
     pub stored_bytes: u64,
-    /// Files that were written.
-    pub published: Vec<Published>,
+    /// Files that were written for the user.
+    pub written: Vec<WrittenTarget>,
 }
 
 /// A file or directory that the Action reads.
@@ -118,10 +123,12 @@ pub struct JobContext {
     pub recipe: String,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
-    /// Where steps run, or why they cannot.
-    pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// Where steps run, and what they see there.
+    pub sandbox: SandboxSetup,
     /// Where package files come from; none where no node that is to run needs any.
     pub packages: Option<Fetcher>,
+    /// The proxies of this host; asked where something is fetched.
+    pub proxies: Arc<dyn Fn() -> Proxies + Send + Sync>,
     /// The packages of the tools that Actions with a toolbox use.
     pub toolbox: Option<PackageSet>,
     /// What claims record of the host.
@@ -129,6 +136,10 @@ pub struct JobContext {
     pub logs: Result<PathBuf, StoreError>,
     /// Where the states of failed stages lie.
     pub failed: Result<PathBuf, StoreError>,
+    /// Where reports of tests that failed go, and how messages call that, with a `/` at its end.
+    pub reports: (PathBuf, String),
+    /// What virtual machines share.
+    pub machines: MachinePool,
     /// Seconds since 1970, for records.
     pub now: u64,
     /// Stops all of them.
@@ -191,7 +202,7 @@ struct JobOutput {
     isolation: Isolation,
     facts: BTreeMap<String, String>,
     stored_bytes: u64,
-    published: Vec<Published>,
+    written: Vec<WrittenTarget>,
     /// The claim whose disk is the result, because it contains the same.
     same_as: Option<ClaimId>,
 }
@@ -199,14 +210,14 @@ struct JobOutput {
 impl JobOutput {
     fn on_host(result: Outputs, stored_bytes: u64) -> Self {
         let (sandbox, isolation) = ("host".to_owned(), Isolation::Host);
-        let (facts, published, same_as) = (BTreeMap::new(), Vec::new(), None);
+        let (facts, written, same_as) = (BTreeMap::new(), Vec::new(), None);
         JobOutput {
             result,
             sandbox,
             isolation,
             facts,
             stored_bytes,
-            published,
+            written,
             same_as,
         }
     }
@@ -241,12 +252,12 @@ impl Job {
         let action = match &self.task {
             JobTask::Run(action) => action,
             JobTask::Publish(hit) => {
-                let published = self.publish(hit, &[])?;
+                let written = self.publish(hit, &[])?;
                 return Ok(Success {
                     hit: (**hit).clone(),
                     ran: false,
                     stored_bytes: 0,
-                    published,
+                    written,
                 });
             }
         };
@@ -257,6 +268,7 @@ impl Job {
                 self.in_sandbox(action)?
             }
             Executor::Sandbox(SandboxRoot::Toolbox) => self.with_tools(action)?,
+            Executor::Machine => self.tested(action)?,
         };
         let mut caveats = self.caveats.clone();
         if action.is_unlocked() {
@@ -312,14 +324,28 @@ impl Job {
             isolation,
             wall_ms,
         };
-        let mut published = made.published;
-        published.extend(self.publish(&hit, &published)?);
+        let mut written = made.written;
+        written.extend(self.publish(&hit, &written)?);
         Ok(Success {
             hit,
             ran: true,
             stored_bytes: made.stored_bytes,
-            published,
+            written,
         })
+    }
+
+    /// Where an Action of a sandbox is carried out.
+    fn sandbox(&self, action: &Action<Bound>) -> Result<&dyn Sandbox, JobError> {
+        let no_sandbox = |reason| JobError::NoSandbox { reason };
+        let sandbox = self.context.sandbox.sandbox.as_ref();
+        let sandbox = sandbox.map_err(|reason| no_sandbox(reason.clone()))?;
+        match action.sandbox.name() {
+            Some(required) if required != sandbox.facts().name => Err(no_sandbox(format!(
+                "the stage requires the sandbox {required:?}, but this run uses {:?}",
+                sandbox.facts().name
+            ))),
+            _ => Ok(&**sandbox),
+        }
     }
 
     /// What the node's own result, or that of a node it needs, being gone means for this job.
@@ -347,11 +373,11 @@ impl Job {
     }
 
     /// Writes the node's files for the user, but for those that are written already.
-    fn publish(&self, hit: &Hit, done: &[Published]) -> Result<Vec<Published>, JobError> {
+    fn publish(&self, hit: &Hit, done: &[WrittenTarget]) -> Result<Vec<WrittenTarget>, JobError> {
         let open = self
             .targets
             .iter()
-            .filter(|target| !done.iter().any(|done| done.path == target.path));
+            .filter(|target| !done.iter().any(|done| done.path() == target.path));
         let open: Vec<_> = open.collect();
         if open.is_empty() {
             return Ok(Vec::new());
@@ -359,8 +385,8 @@ impl Job {
         self.phase("write files", || self.publish_all(hit, &open))
     }
 
-    fn publish_all(&self, hit: &Hit, targets: &[&Target]) -> Result<Vec<Published>, JobError> {
-        let mut published = Vec::new();
+    fn publish_all(&self, hit: &Hit, targets: &[&Target]) -> Result<Vec<WrittenTarget>, JobError> {
+        let mut written = Vec::new();
         let mut derived = Vec::new();
         for target in targets {
             let Some(file) = hit.file(target.file.as_ref()) else {
@@ -385,38 +411,46 @@ impl Job {
                         .blob_sha256(&blob.digest)
                         .map_err(Self::missed(self.id))?;
                     let mode = file.mode | 0o600;
-                    published.push(self.publish_one(draft, blob.digest.0, sha256, mode)?);
+                    self.meter.begin("syncing", None);
+                    let content = file.content.digest();
+                    written.push(Self::close_draft(target, draft, content, sha256, mode)?);
                 }
-                FileContent::Derived(file) => derived.push((file, draft)),
+                FileContent::Derived(file) => derived.push((*target, file, draft)),
             }
         }
         if derived.is_empty() {
-            return Ok(published);
+            return Ok(written);
         }
         let (from, disk) = self.disk.expect("BUG: a derived file without its disk");
         let wanted = derived
             .iter()
-            .map(|(file, draft)| (&file.key, draft.file()));
+            .map(|(_, file, draft)| (&file.key, draft.file()));
         let records = self.write_derived(from, &disk, &wanted.collect::<Vec<_>>())?;
-        for ((file, draft), record) in derived.into_iter().zip(records) {
+        self.meter.begin("syncing", None);
+        for ((target, file, draft), record) in derived.into_iter().zip(records) {
             Self::expect_same(file, &record)?;
-            published.push(self.publish_one(draft, record.digest.0, record.sha256, 0o644)?);
+            let (content, sha256) = (record.digest.0, record.sha256);
+            written.push(Self::close_draft(target, draft, content, sha256, 0o644)?);
         }
-        Ok(published)
+        Ok(written)
     }
 
-    fn publish_one(
-        &self,
+    /// Ends a file of the user's: it gets its name, or waits for it.
+    fn close_draft(
+        target: &Target,
         draft: Draft,
         content: Digest,
         sha256: Sha256,
         mode: u32,
-    ) -> Result<Published, JobError> {
-        self.meter.begin("syncing", None);
-        let path = draft.path().to_owned();
-        draft
-            .publish(content, &sha256.to_string(), mode)
-            .map_err(JobError::io("write", &path))
+    ) -> Result<WrittenTarget, JobError> {
+        let sealed = draft.seal(content, sha256, mode);
+        let written = match target.held {
+            true => sealed.map(WrittenTarget::Held),
+            false => sealed
+                .and_then(SealedDraft::publish)
+                .map(WrittenTarget::Published),
+        };
+        written.map_err(JobError::io("write", &target.path))
     }
 
     /// Does a part of the work, and tells how long it took.

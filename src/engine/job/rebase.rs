@@ -45,7 +45,7 @@ impl Job {
         action: &Action<Bound>,
         rebase: &Rebase<'_>,
     ) -> Result<Option<Sealed>, JobError> {
-        let Ok(sandbox) = &self.context.sandbox else {
+        let Ok(sandbox) = &self.context.sandbox.sandbox else {
             return Ok(None);
         };
         let as_it_is = changed_bytes(&compare(rebase.start, rebase.tree));
@@ -98,6 +98,7 @@ impl Job {
             root: root(&action.root),
             steps,
             inputs: inputs.collect(),
+            environment: self.context.sandbox.environment.clone(),
             limits: action.hints.limits,
             timeout: action.hints.timeout,
             cancel: self.context.cancel.clone(),

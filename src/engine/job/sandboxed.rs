@@ -12,7 +12,7 @@ use std::time::Instant;
 use impasto_stages::action::{Action, Bound, Executor, RootSpec, SandboxRoot, Step};
 use impasto_stages::{Secret, volatile};
 use impasto_store::Error as StoreError;
-use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::claim::{FileContent, OutputFile, Outputs};
 use impasto_store::inputs::TreeNode;
 use impasto_store::meter::Metered;
 
@@ -26,19 +26,13 @@ use crate::engine::history::file_name;
 use crate::engine::inputs::{Input, copy_file, pack_tree};
 use crate::engine::log::{Lines, Redactor, Tail};
 use crate::sandbox::{
-    self, AgentStep, Culprit, FileOwner, Finished, InputContent, InputKind, Outcome, Output,
-    Sandbox, SandboxError, SandboxEvent,
+    self, AgentStep, Culprit, FileOwner, Finished, InputContent, InputKind, NetworkPolicy, Outcome,
+    Output, Sandbox, SandboxError, SandboxEvent,
 };
 
 impl Job {
     pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
-        let sandbox = self
-            .context
-            .sandbox
-            .as_ref()
-            .map_err(|reason| JobError::NoSandbox {
-                reason: reason.clone(),
-            })?;
+        let sandbox = self.sandbox(action)?;
         let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
         let scratch = self.store.scratch()?;
@@ -50,13 +44,10 @@ impl Job {
             self.stage_inputs(action, scratch.path(), &mut staged)
         })?;
         let job = self.sandbox_job(action, (&work, &overlay), chain.paths(), &staged)?;
-        let secrets = if action.network {
-            sandbox.network_secrets()?
-        } else {
-            Vec::new()
-        };
+        let policy = job.network;
         self.meter.end();
-        let ran = self.run_steps(&**sandbox, job, action, &staged, &secrets);
+        let secrets = policy.map_or(&[][..], |policy| &policy.secrets);
+        let ran = self.run_steps(sandbox, job, action, &staged, secrets);
         let host = (self.store.path(), scratch.path(), overlay.as_path());
         let finished = match ran.finished {
             Ok(finished) => finished,
@@ -115,10 +106,10 @@ impl Job {
                 files,
             },
             sandbox: facts.name.to_owned(),
-            isolation: Isolation::Namespace,
-            facts: record(&facts, action.network),
+            isolation: facts.isolation,
+            facts: record(&facts, policy),
             stored_bytes: bytes + kept.as_ref().map_or(0, |kept| kept.stored_bytes),
-            published: Vec::new(),
+            written: Vec::new(),
             same_as: kept.and_then(|kept| kept.same_as),
         })
     }
@@ -263,7 +254,7 @@ impl Job {
 
     /// What a sandbox is given for an Action. `place` is an empty directory, and where the overlay shall be.
     pub(super) fn sandbox_job<'s>(
-        &self,
+        &'s self,
         action: &Action<Bound>,
         place: (&'s Path, &'s Path),
         chain: Vec<PathBuf>,
@@ -325,10 +316,15 @@ impl Job {
                 .collect(),
             suspects: cause::suspects,
             source_date_epoch: action.source_date_epoch,
-            network: action.network,
+            environment: self.context.sandbox.environment.clone(),
+            network: match action.network {
+                true => Some(self.context.sandbox.policy.get()?),
+                false => None,
+            },
             privileged: action.privileged,
             limits: action.hints.limits,
             timeout: action.hints.timeout,
+            shell: None,
             cancel: self.context.cancel.clone(),
         })
     }
@@ -359,13 +355,7 @@ impl Job {
                 scope,
             } => {
                 let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
-                if is_listed
-                    && self
-                        .context
-                        .sandbox
-                        .as_ref()
-                        .is_ok_and(|sandbox| sandbox.environment().reordered)
-                {
+                if is_listed && self.context.sandbox.environment.reordered {
                     // Directories come before what they hold.
                     entries
                         .to_mut()
@@ -523,6 +513,8 @@ impl Job {
             | Step::Fetch { .. }
             | Step::Convert { .. }
             | Step::Bootstrap { .. }
+            | Step::Test { .. }
+            | Step::TestReport { .. }
             | Step::AssembleDisk { .. } => {
                 panic!("BUG: a step for others was sent to a guest")
             }
@@ -703,7 +695,11 @@ impl<'a> LogFile<'a> {
 }
 
 /// A sandbox's facts in the form in which claims record them.
-pub(super) fn record(facts: &sandbox::SandboxFacts, network: bool) -> BTreeMap<String, String> {
+/// `network` is the policy by which steps had the network.
+pub(super) fn record(
+    facts: &sandbox::SandboxFacts,
+    network: Option<&NetworkPolicy>,
+) -> BTreeMap<String, String> {
     let agent: String = facts
         .agent
         .iter()
@@ -719,8 +715,8 @@ pub(super) fn record(facts: &sandbox::SandboxFacts, network: bool) -> BTreeMap<S
             .iter()
             .map(|version| ("qemu-storage-daemon".to_owned(), version.clone())),
     );
-    if network {
-        record.extend(facts.network.clone());
+    if let Some(policy) = network {
+        record.extend(policy.facts.clone());
     }
     record
 }
@@ -802,7 +798,9 @@ fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
             None => format!("it reached the {reached}"),
         },
         Outcome::Damaged { problem } => format!("the disk was damaged: {problem}"),
-        Outcome::Ok | Outcome::Cancelled => panic!("BUG: {outcome:?} is no failure"),
+        Outcome::Ok | Outcome::Cancelled | Outcome::ShellEnded { .. } => {
+            panic!("BUG: {outcome:?} is no failure")
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::sandboxed::Staged;
 use super::{Job, JobError, JobTask};
 use crate::base::cancel::CancelToken;
 use crate::engine::failed::AGAIN;
-use crate::sandbox::AgentStep;
+use crate::sandbox::{AgentStep, SandboxJob, ShellCommand};
 
 /// How a stage is entered.
 pub struct ShellRequest {
@@ -43,13 +43,7 @@ impl Job {
         let JobTask::Run(action) = &self.task else {
             panic!("BUG: a stage is entered without its Action")
         };
-        let sandbox = self
-            .context
-            .sandbox
-            .as_ref()
-            .map_err(|reason| JobError::NoSandbox {
-                reason: reason.clone(),
-            })?;
+        let sandbox = self.sandbox(action)?;
         let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
         let scratch = self.store.scratch()?;
@@ -66,15 +60,17 @@ impl Job {
             .chain(request.failed.map(|(overlay, _)| overlay))
             .collect();
         let job = self.sandbox_job(action, (&work, &overlay), paths, &staged)?;
-        let network = job.network || request.network;
-        Ok(sandbox.shell(
-            crate::sandbox::SandboxJob {
-                network,
-                cancel: request.cancel,
-                ..job
-            },
-            request.line,
-        )?)
+        let network = match request.network {
+            true => Some(self.context.sandbox.policy.get()?),
+            false => job.network,
+        };
+        let job = SandboxJob {
+            network,
+            cancel: request.cancel,
+            shell: Some(ShellCommand { line: request.line }),
+            ..job
+        };
+        Ok(sandbox.run(job, &mut |_| {})?.shell_code()?)
     }
 }
 

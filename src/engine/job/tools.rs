@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use impasto_stages::action::{Action, Bound, Step};
-use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::claim::{FileContent, OutputFile, Outputs};
 use impasto_store::digest::ClaimId;
 use impasto_store::meter::Metered;
 use impasto_store::qcow2::RawFile;
@@ -24,13 +24,7 @@ const NAME: &str = "tree.tar";
 
 impl Job {
     pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
-        let sandbox = self
-            .context
-            .sandbox
-            .as_ref()
-            .map_err(|reason| JobError::NoSandbox {
-                reason: reason.clone(),
-            })?;
+        let sandbox = self.sandbox(action)?;
         let [step] = action.steps.as_slice() else {
             panic!("BUG: the toolbox is given one step, not several")
         };
@@ -61,7 +55,7 @@ impl Job {
                 ToolboxTask::AssembleDisk {
                     spec: spec.clone(),
                     epoch,
-                    reordered: sandbox.environment().reordered,
+                    reordered: self.context.sandbox.environment.reordered,
                 }
             }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
@@ -107,14 +101,13 @@ impl Job {
         // A tree of ten thousand files takes its time.
         self.phase("clean up", || drop(scratch));
         let facts = sandbox.facts();
-        let (sandbox, isolation) = (facts.name.to_owned(), Isolation::Namespace);
         Ok(JobOutput {
             result,
-            sandbox,
-            isolation,
-            facts: record(&facts, false),
+            sandbox: facts.name.to_owned(),
+            isolation: facts.isolation,
+            facts: record(&facts, None),
             stored_bytes,
-            published: Vec::new(),
+            written: Vec::new(),
             same_as,
         })
     }

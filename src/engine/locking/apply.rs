@@ -1,13 +1,13 @@
 //! Whether a lock is right for a recipe's graph, and what its entries give to the graph's Actions.
 //! Knows requests and entries; asks nobody.
 
-use std::collections::HashSet;
-
 use impasto_stages::action::{Slot, Step};
-use impasto_stages::package_set::{PackageRequest, RequestRoot};
+use impasto_stages::package_set::{
+    ARCHITECTURE, LockedPackage, PackageRequest, PackageSet, RequestRoot,
+};
 use impasto_store::digest::BlobDigest;
 
-use crate::debian::packages::places::{ARCHIVE, SECURITY};
+use crate::debian::packages::places::is_own;
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
 use crate::lock::{LockEntry, LockFile, LockPackage, LockTable, TOOLBOX};
 
@@ -66,111 +66,101 @@ pub fn below(node: &Node) -> Option<NodeId> {
     }
 }
 
-/// Gives every node's Actions the packages that the lock has for them, as far as it is right. One state for every node.
-pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> NodeMap<LockState> {
-    let mut walk = LockWalk::default();
-    let mut states = NodeMap::new();
-    // Tools are never taken out of a recipe's directory.
-    let from_archives = |entry: &&LockEntry| {
-        entry
-            .packages
-            .iter()
-            .all(|package| package.archive.is_some())
-    };
-    let toolbox = lock
-        .toolbox
-        .iter()
-        .find(|entry| entry.architecture == machine)
-        .filter(from_archives);
-    for id in graph.ids() {
-        let (state, against) = walk.look(graph, lock, id);
-        walk.pass(graph, lock, id, &state, &against);
-        let node = graph.node(id);
-        let needs_tools = node
-            .lowered
-            .actions
-            .iter()
-            .any(|action| action.toolbox.is_some());
-        let emulator = node
-            .lowered
-            .request
-            .as_ref()
-            .and_then(|request| emulator(request, machine));
-        let lacks = |entry: &LockEntry| {
-            emulator
-                .as_ref()
-                .is_some_and(|line| !entry.request.contains(line))
-        };
-        let state = match state {
-            LockState::Refused { .. } => state,
-            _ if needs_tools && toolbox.is_none_or(lacks) => {
-                refused(lock, LockTable::Toolbox, TOOLBOX).unwrap_or(LockState::NoToolbox)
-            }
-            _ => state,
-        };
-        if let LockState::Locked(entry) = &state {
-            graph.fill(id, &lock.stages[*entry].set());
-        }
-        states.push(state);
-    }
-    graph.toolbox = toolbox.map(LockEntry::set);
-    states
+/// A lock as it was applied to a graph.
+#[derive(Debug, Default)]
+pub struct AppliedLock {
+    file: LockFile,
+    states: NodeMap<LockState>,
+    toolbox: Option<PackageSet>,
 }
 
-/// The lock with every entry of a stage for the combinations that use it today, and without those that none uses; nothing
-/// where it is so already. `states` are of all combinations; a stage of which one is not locked stays as it is.
-pub fn tidied(graph: &Graph, lock: &LockFile, states: &NodeMap<LockState>) -> Option<LockFile> {
-    let mut uses: Vec<Option<Vec<String>>> = vec![None; lock.stages.len()];
-    let mut open = HashSet::new();
-    let mut locked = HashSet::new();
-    for id in graph.ids() {
-        let node = graph.node(id);
-        match &states[id] {
-            LockState::Locked(place) => {
-                locked.insert(&*node.stage);
-                let names = node
-                    .combinations
-                    .iter()
-                    .map(|place| graph.combination_name(*place));
-                uses[*place]
-                    .get_or_insert_default()
-                    .extend(names.filter(|name| !name.is_empty()));
+impl Graph {
+    /// The lock that its nodes have their packages from.
+    pub fn lock(&self) -> &LockFile {
+        &self.lock.file
+    }
+
+    /// What the lock has for a node.
+    pub fn lock_state(&self, id: NodeId) -> &LockState {
+        &self.lock.states[id]
+    }
+
+    /// The lock's entry of a node, where it is right.
+    pub fn lock_entry(&self, id: NodeId) -> Option<&LockEntry> {
+        match self.lock_state(id) {
+            LockState::Locked(place) => Some(&self.lock.file.stages[*place]),
+            _ => None,
+        }
+    }
+
+    /// The packages of the tools that Actions with a toolbox use, where the lock names them.
+    pub fn toolbox(&self) -> Option<&PackageSet> {
+        self.lock.toolbox.as_ref()
+    }
+
+    /// The packages that some nodes need to run, and those of the tools where one of them uses tools.
+    pub fn package_sets(&self, nodes: impl Iterator<Item = NodeId>) -> Vec<&PackageSet> {
+        let actions: Vec<_> = nodes
+            .flat_map(|id| &self.node(id).lowered.actions)
+            .collect();
+        let tools = self
+            .toolbox()
+            .into_iter()
+            .filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
+        tools
+            .chain(actions.iter().filter_map(|action| action.packages.as_ref()))
+            .collect()
+    }
+
+    /// Gives every node's Actions the packages that another lock has for them, as far as it is right.
+    pub fn set_lock(&mut self, lock: LockFile) {
+        let mut walk = LockWalk::default();
+        let mut states = NodeMap::new();
+        // Tools are never taken out of a recipe's directory.
+        let from_archives = |entry: &&LockEntry| {
+            entry
+                .packages
+                .iter()
+                .all(|package| package.archive.is_some())
+        };
+        let toolbox = lock
+            .toolbox
+            .iter()
+            .find(|entry| entry.architecture == ARCHITECTURE)
+            .filter(from_archives);
+        for id in self.ids() {
+            let (state, against) = walk.look(self, &lock, id);
+            walk.pass(self, &lock, id, &state, &against);
+            let state = match state {
+                LockState::Refused { .. } => state,
+                _ if lacks_tools(self.node(id), toolbox) => {
+                    refused(&lock, LockTable::Toolbox, TOOLBOX).unwrap_or(LockState::NoToolbox)
+                }
+                _ => state,
+            };
+            if let LockState::Locked(entry) = &state {
+                self.fill(id, &lock.stages[*entry].set());
             }
-            LockState::NotNeeded => {}
-            _ => drop(open.insert(&*node.stage)),
+            states.push(state);
         }
+        self.lock = AppliedLock {
+            toolbox: toolbox.map(LockEntry::set),
+            states,
+            file: lock,
+        };
     }
-    for (entry, used) in lock.stages.iter().zip(&mut uses) {
-        if !locked.contains(entry.name.as_str()) || open.contains(entry.name.as_str()) {
-            *used = Some(entry.combinations.clone());
-        }
-    }
-    if lock
-        .stages
-        .iter()
-        .zip(&uses)
-        .all(|(entry, used)| used.as_ref() == Some(&entry.combinations))
-    {
-        return None;
-    }
-    let used = lock
-        .stages
-        .iter()
-        .zip(uses)
-        .filter_map(|(entry, used)| Some((entry, used?)));
-    let stages = used
-        .map(|(entry, combinations)| LockEntry {
-            combinations,
-            ..entry.clone()
-        })
-        .collect();
-    let mut tidied = LockFile {
-        stages,
-        toolbox: lock.toolbox.clone(),
-        refused: lock.refused.clone(),
+}
+
+/// Whether a node needs tools that the lock's entry for them does not have.
+fn lacks_tools(node: &Node, toolbox: Option<&LockEntry>) -> bool {
+    let actions = &node.lowered.actions;
+    let emulator = node.lowered.request.as_ref().and_then(emulator);
+    let lacks = |entry: &LockEntry| {
+        emulator
+            .as_ref()
+            .is_some_and(|line| !entry.request.contains(line))
     };
-    tidied.sort();
-    Some(tidied)
+    actions.iter().any(|action| action.toolbox.is_some()) && toolbox.is_none_or(lacks)
 }
 
 /// The state of a node whose entry cannot be used.
@@ -186,9 +176,9 @@ fn refused(lock: &LockFile, table: LockTable, name: &str) -> Option<LockState> {
 }
 
 /// What the tools must be able to run beside the programs of this machine, as their entry's request has it.
-pub(super) fn emulator(request: &PackageRequest, machine: &str) -> Option<String> {
+pub(super) fn emulator(request: &PackageRequest) -> Option<String> {
     match &request.root {
-        RequestRoot::Own { architecture, .. } if architecture != machine => {
+        RequestRoot::Own { architecture, .. } if architecture != ARCHITECTURE => {
             Some(format!("emulator {architecture}"))
         }
         _ => None,
@@ -274,7 +264,7 @@ fn digest(text: &str) -> String {
 /// What is there after an entry's packages were put in and taken out.
 fn advance(before: &str, entry: &LockEntry) -> String {
     let mut text = before.to_owned();
-    for package in &entry.packages {
+    for package in entry.packages.iter().map(|package| &package.file) {
         text += &format!(
             "\n+ {} {} {}",
             package.name, package.architecture, package.sha256
@@ -332,7 +322,7 @@ fn misfit(graph: &Graph, id: NodeId, entry: &LockEntry) -> Option<String> {
     };
     let requests = || chain().filter_map(|lowered| lowered.request.as_ref());
     let named = |archive: &str| {
-        matches!(archive.split_once('/'), Some((ARCHIVE | SECURITY, _)))
+        is_own(archive)
             || requests().any(|request| {
                 request
                     .repositories
@@ -362,9 +352,9 @@ fn misfit(graph: &Graph, id: NodeId, entry: &LockEntry) -> Option<String> {
             || requests().any(|request| request.architectures.contains(architecture))
     };
     entry.packages.iter().find_map(|package| {
-        let LockPackage { name, architecture, archive, path, .. } = package;
-        let file = || request.files.iter().any(|file| file.trim_start_matches("./") == path);
-        if archive.is_none() && !file() {
+        let LockPackage { file: LockedPackage { name, architecture, .. }, archive, path, .. } = package;
+        let own = || request.files.iter().any(|file| file.trim_start_matches("./") == path);
+        if archive.is_none() && !own() {
             return Some(format!("the lock has {name} from the file {path}, which is not in the recipe"));
         }
         let foreign = !fits(architecture);

@@ -7,9 +7,9 @@ use impasto_stages::Origin;
 use impasto_stages::action::Step;
 use impasto_stages::package_set::PackageRequest;
 
-use super::apply::{LockState, below};
+use super::apply::below;
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
-use crate::lock::{LockFile, LockPackage};
+use crate::lock::LockPackage;
 
 /// What packages take is at least this part of what they say: sizes of files are rounded otherwise, and scripts of
 /// packages may remove what they brought.
@@ -39,18 +39,12 @@ impl LockPackage {
     /// Bytes that it takes at least, as it says itself.
     fn available(&self) -> u64 {
         let said = self.installed.unwrap_or(0).saturating_mul(1024);
-        said.min(self.size.saturating_mul(PACKED))
+        said.min(self.file.size.saturating_mul(PACKED))
     }
 }
 
-/// The first disk that cannot take what stages put into it. `states` are those of the lock, `needed` the nodes that are
-/// to be built.
-pub fn too_small(
-    graph: &Graph,
-    lock: &LockFile,
-    states: &NodeMap<LockState>,
-    needed: &NodeMap<bool>,
-) -> Option<TooSmall> {
+/// The first disk that cannot take what stages put into it. `needed` are the nodes that are to be built.
+pub fn too_small(graph: &Graph, needed: &NodeMap<bool>) -> Option<TooSmall> {
     let builder = |node: &Node| {
         node.lowered
             .request
@@ -69,10 +63,9 @@ pub fn too_small(
             .find_map(|at| Some((graph.node(*at), disk_size(graph.node(*at))?)))?;
         let mut sizes = BTreeMap::new();
         for at in chain.iter().rev().filter(|at| !builder(graph.node(**at))) {
-            let LockState::Locked(place) = &states[*at] else {
+            let Some(entry) = graph.lock_entry(*at) else {
                 continue;
             };
-            let entry = &lock.stages[*place];
             for package in &entry.removed {
                 sizes.remove(&(&package.name, &package.architecture));
             }
@@ -80,7 +73,7 @@ pub fn too_small(
                 entry
                     .packages
                     .iter()
-                    .map(|p| ((&p.name, &p.architecture), p.available())),
+                    .map(|p| ((&p.file.name, &p.file.architecture), p.available())),
             );
         }
         let needed: u64 = sizes.values().sum();

@@ -1,12 +1,22 @@
-//! Whether the lock is right for a graph, what its entries give to the nodes, and what makes it right again.
-//! Knows requests, nodes and entries; whom [`Renewal`] asks is a [`PackageManager`](crate::lock::PackageManager).
+//! Which packages a graph's nodes have, and what resolves, compares and fetches them.
+//! Knows requests, nodes and entries; whom a [`LockRun`] asks is a [`PackageManager`](crate::lock::PackageManager).
+//!
+//! A graph is made with its recipe's lock, so its nodes have the packages that are right, and a [`LockState`] that says what
+//! is missing or stale. A [`LockRun`] gives it a better lock, and tells what happens as [`events`](crate::engine::event).
 
 mod apply;
+mod check;
 mod disk_size;
+mod image;
+mod newer;
 mod renew;
+mod run;
 mod wanted;
 
-pub use apply::{LockState, apply, below, tidied};
+pub use apply::{AppliedLock, LockState, below};
+pub use check::LockGap;
 pub use disk_size::{TooSmall, too_small};
-pub use renew::{Choice, ImageFiles, RenewError, Renewal, base_of};
-pub use wanted::{repository, wanted};
+pub use newer::Newer;
+pub use renew::{Choice, RenewError, Renewal};
+pub use run::LockRun;
+pub use wanted::{fetcher, repository};

@@ -1,20 +1,20 @@
 //! Resolves what the lock lacks, or what is to be resolved again: stage by stage, each on what those below it install.
 //! Knows stages and entries; asks a [`PackageManager`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use impasto_stages::package_set::RequestRoot;
+use impasto_stages::package_set::{ARCHITECTURE, PackageRequest, RequestRoot};
+use impasto_stages::{ActionTemplate, Lowered};
 
 use super::apply::{LockState, LockWalk, below, emulator};
+use super::run::LockRun;
+use crate::debian::mirror::MirrorError;
 use crate::engine::cause::{SourceLocation, What};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
 use crate::lock::{
-    BaseLayer, InstalledBase, LockEntry, LockFile, LockTable, ManagerError, PackageManager,
-    Pinning, ResolveQuery, TOOLBOX,
+    BaseLayer, InstalledBase, LockEntry, LockError, LockFile, LockTable, ManagerError,
+    PackageManager, Pinning, ResolveQuery, TOOLBOX,
 };
-use crate::recipe::scope::Scope;
 
 /// What happens to a node's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,29 +28,18 @@ pub enum Choice {
 }
 
 /// The state files of a disk image, by their paths.
-pub type ImageFiles = BTreeMap<String, Vec<u8>>;
+pub(super) type ImageFiles = BTreeMap<String, Vec<u8>>;
 
-/// Changes of a lock.
-pub struct Renewal<'a> {
-    pub graph: &'a Graph,
-    /// The Debian name of the machine that impasto runs on.
-    pub machine: &'a str,
-    pub manager: &'a dyn PackageManager,
-    pub dir: &'a Path,
-    /// How messages call that directory, with a `/` at its end; empty for the current one.
-    pub shown_dir: &'a str,
-    /// What the recipe may read.
-    pub scope: &'a Scope,
+/// What is to become of a lock.
+pub struct Renewal {
     /// What to do with each node's entry; none for nodes that are not asked for.
     pub choices: NodeMap<Option<Choice>>,
     /// Whether the tools of impasto itself are resolved again.
     pub tools: bool,
-    /// The recipe's stages, also those that are not built now, where entries of others are to go.
-    pub prune: Option<&'a BTreeSet<Arc<str>>>,
-    /// Reads the state files of the disk image that a `fetch` node makes.
-    pub image: &'a dyn Fn(NodeId) -> Result<ImageFiles, RenewError>,
-    /// Told before a stage is resolved: its label.
-    pub progress: &'a dyn Fn(&str),
+    /// Whether entries go whose stages the recipe does not have any more.
+    pub prune: bool,
+    /// Whether nothing is written.
+    pub dry_run: bool,
 }
 
 /// A lock that could not be renewed.
@@ -79,6 +68,15 @@ pub enum RenewError {
     /// The disk image that a stage begins with cannot be read.
     #[error("the packages of stage {stage}'s disk cannot be read: {reason}")]
     Image { stage: String, reason: String },
+    /// Nobody can be asked.
+    #[error("the mirror cannot be used: {reason}")]
+    Mirror { reason: MirrorError },
+    /// What was resolved cannot be written.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The user ended it; the lock is as it was.
+    #[error("interrupted while packages were resolved")]
+    Interrupted,
 }
 
 impl RenewError {
@@ -107,92 +105,57 @@ fn at(place: Option<&SourceLocation>) -> String {
     place.map_or(String::new(), |place| format!(" ({place})"))
 }
 
-impl Renewal<'_> {
+/// Renews a lock, step by step.
+pub(super) struct Renewer<'r, 'a> {
+    pub(super) run: &'r mut LockRun<'a>,
+    pub(super) graph: &'r Graph,
+    pub(super) manager: &'r dyn PackageManager,
+    pub(super) renewal: &'r Renewal,
+    /// The state files of disk images that were read.
+    pub(super) images: BTreeMap<NodeId, ImageFiles>,
+}
+
+impl Renewer<'_, '_> {
     /// Changes `lock` as the choices say. Stages that are stale because one below them changed are resolved again too,
     /// each package as it was where that still fits.
     ///
     /// # Errors
     /// A stage cannot be resolved; then `lock` is changed as far as was done.
-    pub fn renew(&self, lock: &mut LockFile) -> Result<(), RenewError> {
+    pub(super) fn renew(&mut self, lock: &mut LockFile) -> Result<(), RenewError> {
         self.renew_toolbox(lock)?;
-        let mut images: BTreeMap<NodeId, ImageFiles> = BTreeMap::new();
-        let mut settled = NodeMap::filled(false, self.graph.len());
+        let (graph, renewal) = (self.graph, self.renewal);
+        let mut resolved = NodeMap::filled(false, graph.len());
         // Stages that are not resolved, and what stands on them.
-        let mut open: NodeMap<Option<NodeId>> = NodeMap::filled(None, self.graph.len());
+        let mut open: NodeMap<Option<NodeId>> = NodeMap::filled(None, graph.len());
         let mut walk = LockWalk::default();
-        for id in self.graph.ids() {
-            let node = self.graph.node(id);
-            let (mut state, against) = walk.look(self.graph, lock, id);
-            let changed_below = below(node).is_some_and(|below| settled[below]);
-            settled[id] = changed_below;
+        for id in graph.ids() {
+            let node = graph.node(id);
+            let (mut state, against) = walk.look(graph, lock, id);
+            let changed_below = below(node).is_some_and(|below| resolved[below]);
+            resolved[id] = changed_below;
             let place = match &state {
                 LockState::Locked(place) | LockState::Stale { entry: place, .. } => Some(*place),
                 _ => None,
             };
             let before = place.map(|place| lock.stages[place].clone());
-            let keep = keep(
-                self.choices[id].as_ref(),
-                &state,
-                before.as_ref(),
-                changed_below,
-            );
-            let own = node
-                .lowered
-                .request
-                .as_ref()
-                .is_some_and(|r| matches!(r.root, RequestRoot::Own { .. }));
+            let choice = renewal.choices[id].as_ref();
+            let keep = keep(choice, &state, before.as_ref(), changed_below);
+            let own = node.lowered.request.as_ref().is_some_and(is_own_root);
             let open_below = below(node).and_then(|below| open[below]).filter(|_| !own);
             if let (Some(keep), Some(request)) = (keep, &node.lowered.request) {
                 if let Some(below) = open_below {
-                    let (stage, below) =
-                        (node.label.clone(), self.graph.node(below).stage.to_string());
+                    let (stage, below) = (node.label.clone(), graph.node(below).stage.to_string());
                     return Err(RenewError::Below { stage, below });
                 }
-                (self.progress)(&node.label);
-                if !matches!(request.root, RequestRoot::Own { .. })
-                    && let Some(image) = self.image_of(id)
-                    && !images.contains_key(&image)
-                {
-                    images.insert(image, (self.image)(image)?);
-                }
-                let below = base_of(self.graph, lock, id, |image| images.get(&image));
-                let tools = lock
-                    .toolbox
-                    .iter()
-                    .find(|entry| entry.architecture == self.machine);
-                let tools = tools.expect("BUG: packages are settled without tools");
-                let (stage, secrets) = (&*node.label, &node.lowered.secrets);
-                let query = ResolveQuery {
-                    stage,
-                    request,
-                    below,
-                    secrets,
-                    dir: self.dir,
-                    scope: self.scope,
-                    keep,
-                    tools,
-                };
-                let settled_entry = self.manager.resolve(&query);
-                let entry = settled_entry
-                    .map_err(|source| RenewError::of_node(node, self.shown_dir, source))?;
-                let combinations = node
-                    .combinations
-                    .iter()
-                    .map(|place| self.graph.combination_name(*place));
-                let combinations: Vec<_> = combinations.filter(|name| !name.is_empty()).collect();
-                let (name, request) = (node.stage.to_string(), request.lines());
                 let entry = LockEntry {
-                    name,
-                    combinations,
-                    request,
                     against: against.clone(),
-                    ..entry
+                    ..self.resolve(lock, id, request, keep)?
                 };
                 check(&entry, &node.label)?;
                 let same = before.as_ref().is_some_and(|before| {
                     before.set() == entry.set() && before.against == entry.against
                 });
-                settled[id] |= !same;
+                resolved[id] |= !same;
                 state = LockState::Locked(put(lock, entry));
             }
             open[id] = if state.is_locked() {
@@ -200,9 +163,10 @@ impl Renewal<'_> {
             } else {
                 Some(id)
             };
-            walk.pass(self.graph, lock, id, &state, &against);
+            walk.pass(graph, lock, id, &state, &against);
         }
-        if let Some(stages) = self.prune {
+        if renewal.prune {
+            let stages = &self.run.recipe.stage_names;
             lock.stages
                 .retain(|entry| stages.contains(entry.name.as_str()));
             lock.refused.retain(|entry| {
@@ -213,23 +177,74 @@ impl Renewal<'_> {
         Ok(())
     }
 
+    /// Asks the package manager for a node's packages, and makes its answer the node's entry.
+    fn resolve(
+        &mut self,
+        lock: &LockFile,
+        id: NodeId,
+        request: &PackageRequest,
+        keep: Pinning<'_>,
+    ) -> Result<LockEntry, RenewError> {
+        let (graph, manager, recipe) = (self.graph, self.manager, self.run.recipe);
+        let node = graph.node(id);
+        let begun = self.run.begin(&node.label);
+        if !is_own_root(request)
+            && let Some(image) = self.image_of(id)
+            && !self.images.contains_key(&image)
+        {
+            let files = self.run.image_files(graph, image, manager.state_files())?;
+            self.images.insert(image, files);
+        }
+        let images = &self.images;
+        let tools = lock
+            .toolbox
+            .iter()
+            .find(|entry| entry.architecture == ARCHITECTURE);
+        let query = ResolveQuery {
+            stage: &node.label,
+            request,
+            below: base_of(graph, lock, id, |image| images.get(&image)),
+            secrets: &node.lowered.secrets,
+            dir: &recipe.dir,
+            scope: &recipe.scope,
+            keep,
+            tools: tools.expect("BUG: packages are resolved without tools"),
+        };
+        let answer = self
+            .run
+            .watch(Some(&node.label), || manager.resolve(&query));
+        let entry =
+            answer.map_err(|source| RenewError::of_node(node, &self.run.config.dir, source))?;
+        self.run.end(&node.label, &entry, begun);
+        let combinations = node
+            .combinations
+            .iter()
+            .map(|place| graph.combination_name(*place));
+        Ok(LockEntry {
+            name: node.stage.to_string(),
+            combinations: combinations.filter(|name| !name.is_empty()).collect(),
+            request: request.lines(),
+            ..entry
+        })
+    }
+
     /// Resolves the tools, where something that is asked for needs them and they are not there, or are to be newer.
-    fn renew_toolbox(&self, lock: &mut LockFile) -> Result<(), RenewError> {
+    fn renew_toolbox(&mut self, lock: &mut LockFile) -> Result<(), RenewError> {
         let needed = self.needs_tools();
         let place = lock
             .toolbox
             .iter()
-            .position(|entry| entry.architecture == self.machine);
+            .position(|entry| entry.architecture == ARCHITECTURE);
         let mut lines = self.emulators();
         let known = place.is_some_and(|place| {
             lines
                 .iter()
                 .all(|line| lock.toolbox[place].request.contains(line))
         });
-        if !needed || (known && !self.tools) {
+        if !needed || (known && !self.renewal.tools) {
             return Ok(());
         }
-        (self.progress)(TOOLBOX);
+        let begun = self.run.begin(TOOLBOX);
         // What other variants of the recipe need stays.
         lines.extend(
             place
@@ -243,15 +258,19 @@ impl Renewal<'_> {
             .filter_map(|line| line.split(' ').nth(1))
             .map(str::to_owned)
             .collect();
-        let entry = self.manager.resolve_toolbox(&foreign);
+        let manager = self.manager;
+        let entry = self
+            .run
+            .watch(Some(TOOLBOX), || manager.resolve_toolbox(&foreign));
         let entry = entry.map_err(|source| RenewError::Manager {
             stage: TOOLBOX.to_owned(),
             place: None,
             source,
         })?;
+        self.run.end(TOOLBOX, &entry, begun);
         let entry = LockEntry {
             name: TOOLBOX.to_owned(),
-            architecture: self.machine.to_owned(),
+            architecture: ARCHITECTURE.to_owned(),
             request: lines,
             ..entry
         };
@@ -275,22 +294,32 @@ impl Renewal<'_> {
         (at != id && node.lowered.request.is_none()).then_some(at)
     }
 
+    /// The nodes that are asked for.
+    fn asked(&self) -> impl Iterator<Item = &Lowered> {
+        let asked = self
+            .graph
+            .ids()
+            .filter(|id| self.renewal.choices[*id].is_some());
+        asked.map(|id| &self.graph.node(id).lowered)
+    }
+
     fn needs_tools(&self) -> bool {
-        let asked = self.graph.ids().filter(|id| self.choices[*id].is_some());
-        let nodes: Vec<_> = asked.map(|id| &self.graph.node(id).lowered).collect();
-        let tools = |action: &impasto_stages::ActionTemplate| action.toolbox.is_some();
-        nodes
-            .iter()
+        let tools = |action: &ActionTemplate| action.toolbox.is_some();
+        self.asked()
             .any(|lowered| lowered.request.is_some() || lowered.actions.iter().any(tools))
     }
 
     /// Lines of the tools' request: whose programs must be emulated.
     fn emulators(&self) -> Vec<String> {
-        let asked = self.graph.ids().filter(|id| self.choices[*id].is_some());
-        asked
-            .filter_map(|id| emulator(self.graph.node(id).lowered.request.as_ref()?, self.machine))
+        self.asked()
+            .filter_map(|lowered| emulator(lowered.request.as_ref()?))
             .collect()
     }
+}
+
+/// Whether packages go into a root of their own, below which nothing stands.
+fn is_own_root(request: &PackageRequest) -> bool {
+    matches!(request.root, RequestRoot::Own { .. })
 }
 
 /// What stays of a node's entry when it is resolved again; none where it is not. `before` is the entry that it has, and
@@ -314,7 +343,7 @@ fn keep<'e>(
 }
 
 /// What stands below a node, as the lock has it.
-pub fn base_of<'q>(
+pub(super) fn base_of<'q>(
     graph: &'q Graph,
     lock: &'q LockFile,
     id: NodeId,

@@ -1,31 +1,40 @@
-//! Which package files a graph may need, and where each can be had.
+//! Which package files a graph may need, where each can be had, and what gets them.
 //! Knows nodes and the archives that their stages add; addresses are [`PackageSources`]' business.
 
 use std::collections::HashMap;
+use std::path::Path;
 
-use super::apply::{LockState, below};
+use impasto_store::Store;
+use impasto_store::sha256::Sha256;
+
+use super::apply::below;
+use crate::base::cancel::CancelToken;
 use crate::debian::mirror::Mirror;
-use crate::debian::packages::fetch::PackageDownload;
+use crate::debian::packages::fetch::{Fetcher, PackageDownload};
+use crate::debian::packages::host::PackageHost;
 use crate::debian::packages::places::{PackageSources, address};
-use crate::engine::graph::{Graph, NodeId, NodeMap};
-use crate::lock::LockFile;
+use crate::engine::graph::{Graph, NodeId};
+
+/// What gets into a store, until `cancel`, the package files that a graph's lock names. `dir` is the recipe's directory.
+pub fn fetcher(
+    host: &PackageHost,
+    store: &Store,
+    dir: &Path,
+    graph: &Graph,
+    cancel: CancelToken,
+) -> Fetcher {
+    host.fetcher(store, dir, cancel, |places| wanted(places, graph))
+}
 
 /// Every package file that the lock names for a graph, by SHA-256.
-pub fn wanted(
-    places: &PackageSources<'_>,
-    graph: &Graph,
-    lock: &LockFile,
-    states: &NodeMap<LockState>,
-) -> HashMap<String, PackageDownload> {
+fn wanted(places: &PackageSources<'_>, graph: &Graph) -> HashMap<Sha256, PackageDownload> {
     let mut wanted = HashMap::new();
-    for entry in &lock.toolbox {
+    for entry in &graph.lock().toolbox {
         places.add(&mut wanted, entry, &|_| None);
     }
     for id in graph.ids() {
-        if let LockState::Locked(place) = &states[id] {
-            places.add(&mut wanted, &lock.stages[*place], &|name| {
-                repository(graph, id, name)
-            });
+        if let Some(entry) = graph.lock_entry(id) {
+            places.add(&mut wanted, entry, &|name| repository(graph, id, name));
         }
     }
     wanted

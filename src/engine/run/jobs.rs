@@ -14,6 +14,7 @@ use crate::engine::graph::{Graph, NodeId, NodeMap};
 use crate::engine::job::{Job, JobContext, JobInput, JobTask};
 use crate::engine::log::Redactor;
 use crate::engine::publish::Target;
+use crate::vm::pool::MachinePool;
 
 /// How many earlier runs of a node are looked at.
 const PREVIOUS: usize = 8;
@@ -32,7 +33,7 @@ impl Engine<'_> {
             .filter_map(|action| action.packages.as_ref())
             .collect();
         if !sets.is_empty() {
-            let packages = (self.config.packages)();
+            let packages = self.fetcher();
             packages.begin(sets.into_iter());
             self.packages = Some(packages);
         }
@@ -143,10 +144,13 @@ impl Engine<'_> {
                 dir: config.dir.clone(),
                 sandbox: config.sandbox.clone(),
                 packages: self.packages.clone(),
-                toolbox: self.graph.toolbox.clone(),
+                proxies: config.proxies.clone(),
+                toolbox: self.graph.toolbox().cloned(),
                 facts: config.facts.clone(),
                 logs: state.logs(),
                 failed: state.failed(),
+                reports: config.reports.clone(),
+                machines: MachinePool::of_host(),
                 now: config.now,
                 cancel: self.cancel.clone(),
                 events: self.sender.clone(),

@@ -97,7 +97,7 @@ impl Engine<'_> {
         }
         InUse {
             results,
-            packages: Some(&self.config.used),
+            packages: Some(&self.used),
             whole: whole.then_some(names),
         }
     }

@@ -1,12 +1,15 @@
 //! What jobs come to: results taken, losses made good, failures told.
 //! Knows nodes and results; starts nothing but what changed while it was read.
 
+use std::time::Duration;
+
 use super::{Engine, REBINDS, SAVE_EVERY};
 use crate::engine::event::{EventKind, How};
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::history::NodeHistory;
 use crate::engine::job::{JobError, Success};
 use crate::engine::plan::Completed;
+use crate::engine::publish::{Published, WrittenTarget};
 use crate::engine::reason::Reason;
 use crate::engine::schedule::TaskState;
 
@@ -35,15 +38,11 @@ impl Engine<'_> {
 
     fn succeed(&mut self, id: NodeId, success: Success) {
         let wall_ms = self.nodes[id].wall_ms();
-        for published in &success.published {
-            self.planner.add_published(published);
-            let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
-            self.emit(EventKind::Published {
-                path: published.path.clone(),
-                bytes,
-                sha256,
-                written: true,
-            });
+        for written in success.written {
+            match written {
+                WrittenTarget::Published(published) => self.tell_published(&published),
+                WrittenTarget::Held(sealed) => self.images.hold(sealed),
+            }
         }
         let completed = if success.ran {
             let node = &mut self.nodes[id];
@@ -87,6 +86,7 @@ impl Engine<'_> {
         node.result = Some(*hit);
         node.units = None;
         node.built = success.ran;
+        node.ran = Duration::from_millis(wall_ms);
         let stored_bytes = node.stored_bytes;
         if success.ran {
             self.learn(id, wall_ms);
@@ -104,6 +104,19 @@ impl Engine<'_> {
             stored_bytes,
             result_bytes,
             caveats,
+        });
+        self.look_at_images(id);
+    }
+
+    /// Remembers a file of the user's, and tells of it.
+    pub(super) fn tell_published(&mut self, published: &Published) {
+        self.planner.add_published(published);
+        let (bytes, sha256) = (published.memory.size, published.memory.sha256);
+        self.emit(EventKind::Published {
+            path: published.path.clone(),
+            bytes,
+            sha256,
+            written: true,
         });
     }
 

@@ -12,11 +12,11 @@ use impasto_store::{Error as StoreError, Store};
 use super::causes::{AuditRun, SeenFile, cause};
 use super::tar::TarTree;
 use super::{AuditStage, Difference, StageVerdict, bytes};
+use crate::disk::contents::{Contents, OnDisk};
 use crate::disk::guest::OverlayView;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::compare::{TreeChange, aspects, compare};
 use crate::disk::tree::{EntryKind, IndexEntry, PartitionName, Tree, make};
-use crate::inspect::diff::contents::{Contents, OnDisk};
 use crate::inspect::diff::plain;
 
 /// Longest file that is looked into, in bytes.

@@ -7,9 +7,9 @@ use std::io::Read;
 use impasto_store::digest::BlobDigest;
 use impasto_store::{Error as StoreError, Store};
 
+use crate::disk::contents::{Contents, WantedFile};
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{EntryKind, IndexEntry, Tree, Volume, content_digest};
-use crate::inspect::diff::contents::{Contents, WantedFile};
 
 /// Longest file in an archive that is read, in bytes.
 const LARGEST: u64 = 1 << 30;

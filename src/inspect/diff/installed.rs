@@ -1,4 +1,4 @@
-//! Debian's packages: which a disk has, and which another has instead.
+//! Debian's packages: which a disk has, and which another has instead; the one place that knows where that is read.
 //!
 //! Knows dpkg's `status` file and what may be wrong with it; reads no disk. Lines that make no sense are left out, as a
 //! file system's guest may have written anything.
@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::contents::Contents;
 use super::plain;
 use crate::deb::status;
+use crate::disk::contents::Contents;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{EntryKind, Tree};
 
@@ -80,6 +80,112 @@ pub(crate) fn parts_place(tree: &Tree) -> Option<(u32, &'static str)> {
             .find(|volume| volume.entries.iter().any(has))?;
         Some((volume.partition, place))
     })
+}
+
+/// A package as a disk's package database has it. Texts are neutralised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabasePackage {
+    pub name: String,
+    pub version: String,
+    /// Its architecture, or `all`.
+    pub architecture: String,
+    /// How far its installation went; none where it is done.
+    pub state: Option<String>,
+    /// Bytes that it says its files take.
+    pub size: Option<u64>,
+    /// Whether it is there only because others need it.
+    pub automatic: bool,
+    /// Name and version of the source package that it was built from.
+    pub source: (String, String),
+}
+
+/// What a disk's package database tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageDatabase {
+    pub partition: u32,
+    /// The packages, by name and architecture.
+    pub packages: Vec<DatabasePackage>,
+    /// When it was last written: seconds since 1970.
+    pub written: i64,
+}
+
+/// The type of its packages in a package URL.
+pub const PURL_TYPE: &str = "deb";
+
+/// Reads the package database of a disk; none where it has none.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn database(
+    tree: &Tree,
+    contents: &dyn Contents,
+) -> Result<Option<PackageDatabase>, ReadError> {
+    let Some((partition, dir)) = place(tree).or_else(|| parts_place(tree)) else {
+        return Ok(None);
+    };
+    let status = format!("{dir}/status").into_bytes();
+    // Images without dpkg have a file for each package.
+    let parts = format!("{dir}/status.d/").into_bytes();
+    let is_status =
+        |path: &[u8]| path == status || (path.starts_with(&parts) && !path.ends_with(b".md5sums"));
+    let found: Vec<_> = tree
+        .volume(partition)
+        .iter()
+        .flat_map(|volume| &volume.entries)
+        .filter(|entry| is_status(&entry.path))
+        .collect();
+    let written = found.iter().map(|entry| entry.mtime.0).max().unwrap_or(0);
+    let mut wanted: Vec<_> = found
+        .iter()
+        .map(|entry| (partition, entry.path.as_slice()))
+        .collect();
+    let states = format!(
+        "{}/apt/extended_states",
+        dir.strip_suffix("/dpkg").unwrap_or(dir)
+    )
+    .into_bytes();
+    wanted.push((partition, &states));
+    let mut texts = contents.files(&wanted, STATUS_LIMIT)?;
+    let states = texts.pop().flatten().unwrap_or_default();
+    let texts: Vec<Vec<u8>> = texts.into_iter().flatten().collect();
+    let entries: Vec<_> = texts
+        .iter()
+        .flat_map(|text| status::entries(text))
+        .collect();
+    let automatic = status::automatic(&states);
+    // Dpkg's own package is never for all architectures.
+    let native = entries
+        .iter()
+        .find(|entry| entry.name == b"dpkg")
+        .map_or(&b""[..], |entry| entry.architecture);
+    let package = |entry: &status::StatusEntry<'_>| {
+        let (source, source_version) = entry.source();
+        let size = entry
+            .stanza
+            .get("Installed-Size")
+            .and_then(|size| size.parse::<u64>().ok());
+        DatabasePackage {
+            name: plain::name(entry.name),
+            version: plain::name(entry.version),
+            architecture: plain::name(entry.architecture),
+            state: (!entry.is_installed()).then(|| plain::name(entry.state)),
+            size: size.and_then(|kib| kib.checked_mul(1024)),
+            automatic: status::is_automatic(entry, &automatic, native),
+            source: (plain::name(source), plain::name(source_version)),
+        }
+    };
+    let mut packages: Vec<_> = entries.iter().map(package).collect();
+    packages.sort_by(|a, b| {
+        (&a.name, &a.architecture, &a.version).cmp(&(&b.name, &b.architecture, &b.version))
+    });
+    packages.dedup_by(|b, a| {
+        (&a.name, &a.architecture, &a.version) == (&b.name, &b.architecture, &b.version)
+    });
+    Ok(Some(PackageDatabase {
+        partition,
+        packages,
+        written,
+    }))
 }
 
 /// Reads a `status` file: the packages that are installed, wholly or not.

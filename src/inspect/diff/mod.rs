@@ -6,13 +6,11 @@
 //! * [`DiffReport`] is everything that differs; [`render`] and [`stat`] are two ways to show it, its JSON a third.
 //! * [`layout`] describes partition table, boot areas and file systems; [`files`] files; [`installed`] Debian's packages;
 //!   [`text`] the lines of text files.
-//! * [`contents`] reads files out of disks without mounting them.
 //! * [`mounts`] tells where a guest mounts its file systems.
 //! * [`blame`] gives every file's bytes to the stage that brought them.
 //! * [`plain`] makes a guest's bytes fit for a terminal; `features` and `xattr` know the names of bits.
 
 pub mod blame;
-pub mod contents;
 mod features;
 pub mod files;
 pub mod installed;
@@ -32,7 +30,7 @@ use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::Tree;
 use crate::disk::tree::compare::compare;
 
-use contents::Contents;
+use crate::disk::contents::Contents;
 use files::FileChange;
 use installed::{InstalledPackages, PackageChange};
 use layout::{AreaChange, VolumeChange};

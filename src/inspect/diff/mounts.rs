@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::contents::Contents;
 use super::plain;
+use crate::disk::contents::Contents;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{EntryKind, Tree, Volume};
 
@@ -69,6 +69,26 @@ impl Mounts {
             (target, "/") => target.to_owned(),
             (target, path) => format!("{target}{path}"),
         })
+    }
+
+    /// The partition that is mounted at a path.
+    pub fn partition(&self, target: &str) -> Option<u32> {
+        let found = self.0.iter().find(|(_, other)| *other == target);
+        found.map(|(partition, _)| *partition)
+    }
+
+    /// The partition of a file system that is mounted at a path or above it, but for the root, and the path there.
+    pub fn below<'p>(&self, path: &'p str) -> Option<(u32, &'p str)> {
+        let inside = |(partition, target): (&u32, &String)| {
+            let rest = path.strip_prefix(target.trim_end_matches('/'))?;
+            let inside = target != "/" && (rest.is_empty() || rest.starts_with('/'));
+            inside.then_some((*partition, if rest.is_empty() { "/" } else { rest }))
+        };
+        // The innermost leaves the shortest rest.
+        self.0
+            .iter()
+            .filter_map(inside)
+            .min_by_key(|(_, rest)| rest.len())
     }
 }
 

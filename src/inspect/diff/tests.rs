@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use impasto_store::digest::BlobDigest;
 
-use super::contents::WantedFile;
 use super::*;
+use crate::disk::contents::WantedFile;
 use crate::disk::tree::{Area, EntryKind, IndexEntry, TableIdentity, TreePartition, Volume};
 
 /// A tree with what its files hold.

@@ -5,25 +5,27 @@
 //!
 //! * [`Bill`] is the list of packages; [`text`] and [`json`] show it.
 //! * [`copyright`] reads a package's copyright file; [`licenses`] says it in SPDX's words.
-//! * [`spdx`] writes the document.
+//! * [`spdx`] and [`cyclonedx`] write the document.
 
 pub mod copyright;
+pub mod cyclonedx;
 pub mod licenses;
 pub mod spdx;
 
 use std::collections::BTreeMap;
 
+use impasto_stages::package_set::PackageName;
+use impasto_store::sha256::Sha256;
 use serde::Serialize;
 
 use crate::base::human;
 use crate::base::table;
 use crate::deb::relation;
-use crate::deb::status::{self, StatusEntry};
+use crate::disk::contents::Contents;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{EntryKind, Tree, Volume};
 use crate::inspect::diff::blame::Directories;
-use crate::inspect::diff::contents::Contents;
-use crate::inspect::diff::installed::{self, STATUS_LIMIT};
+use crate::inspect::diff::installed::{self, DatabasePackage};
 use crate::inspect::diff::plain;
 
 /// Largest copyright file that is read, in bytes.
@@ -34,15 +36,15 @@ const MOST_LINKS: usize = 16;
 /// Where a package came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PackageOrigin {
-    /// SHA-256 of the `.deb`, in hexadecimal.
-    pub sha256: Option<String>,
+    /// That of the `.deb`.
+    pub sha256: Option<Sha256>,
     pub archive: Option<String>,
     /// The path of the `.deb` there.
     pub path: Option<String>,
 }
 
-/// Origins by name, version and architecture.
-pub type Origins = BTreeMap<(String, String, String), PackageOrigin>;
+/// Where packages came from.
+pub type Origins = BTreeMap<PackageName, PackageOrigin>;
 
 /// The packages of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,97 +113,53 @@ pub fn read(
     contents: &dyn Contents,
     origins: &Origins,
 ) -> Result<Option<Bill>, ReadError> {
-    let Some((partition, dir)) = installed::place(tree).or_else(|| installed::parts_place(tree))
-    else {
+    let Some(database) = installed::database(tree, contents)? else {
         return Ok(None);
     };
-    let Some(volume) = tree.volume(partition) else {
+    let Some(volume) = tree.volume(database.partition) else {
         return Ok(None);
     };
-    let status = format!("{dir}/status").into_bytes();
-    // Images without dpkg have a file for each package.
-    let parts = format!("{dir}/status.d/").into_bytes();
-    let is_status =
-        |path: &[u8]| path == status || (path.starts_with(&parts) && !path.ends_with(b".md5sums"));
-    let found: Vec<_> = volume
-        .entries
-        .iter()
-        .filter(|entry| is_status(&entry.path))
-        .collect();
-    let written = found.iter().map(|entry| entry.mtime.0).max().unwrap_or(0);
-    let mut wanted: Vec<_> = found
-        .iter()
-        .map(|entry| (partition, entry.path.as_slice()))
-        .collect();
-    let states = format!(
-        "{}/apt/extended_states",
-        dir.strip_suffix("/dpkg").unwrap_or(dir)
-    )
-    .into_bytes();
-    wanted.push((partition, &states));
-    let mut texts = contents.files(&wanted, STATUS_LIMIT)?;
-    let states = texts.pop().flatten().unwrap_or_default();
-    let texts: Vec<Vec<u8>> = texts.into_iter().flatten().collect();
-    let entries: Vec<StatusEntry<'_>> = texts
-        .iter()
-        .flat_map(|text| status::entries(text))
-        .collect();
-    let automatic = status::automatic(&states);
-    // Dpkg's own package is never for all architectures.
-    let native = entries
-        .iter()
-        .find(|entry| entry.name == b"dpkg")
-        .map_or(&b""[..], |entry| entry.architecture);
-    let mut list: Vec<_> = entries
-        .iter()
-        .map(|entry| {
-            SbomPackage::of(
-                entry,
-                status::is_automatic(entry, &automatic, native),
-                origins,
-            )
-        })
-        .collect();
-    list.sort_by(|a, b| {
-        (&a.name, &a.architecture, &a.version).cmp(&(&b.name, &b.architecture, &b.version))
-    });
-    list.dedup_by(|b, a| {
-        (&a.name, &a.architecture, &a.version) == (&b.name, &b.architecture, &b.version)
-    });
+    let packages = database.packages.into_iter();
+    let packages = packages.map(|package| SbomPackage::of(package, origins));
     let listed = installed::listed_files(tree, contents)?;
     let unlisted = listed.map(|(_, owners)| unlisted(volume, &owners));
     Ok(Some(Bill {
-        packages: list,
+        packages: packages.collect(),
         system: system(tree, contents)?,
         unlisted,
-        written,
+        written: database.written,
     }))
 }
 
 impl SbomPackage {
-    fn of(entry: &StatusEntry<'_>, automatic: bool, origins: &Origins) -> SbomPackage {
-        let [name, version, architecture] =
-            [entry.name, entry.version, entry.architecture].map(plain::name);
-        let (source, source_version) = entry.source();
-        let size = entry
-            .stanza
-            .get("Installed-Size")
-            .and_then(|size| size.parse::<u64>().ok());
-        let origin = origins
-            .get(&(name.clone(), version.clone(), architecture.clone()))
-            .cloned();
-        SbomPackage {
-            state: (!entry.is_installed()).then(|| plain::name(entry.state)),
-            size: size.and_then(|kib| kib.checked_mul(1024)),
-            automatic,
-            source: SourcePackage {
-                name: plain::name(source),
-                version: plain::name(source_version),
-            },
-            origin,
+    fn of(package: DatabasePackage, origins: &Origins) -> SbomPackage {
+        let DatabasePackage {
             name,
             version,
             architecture,
+            state,
+            size,
+            automatic,
+            source: (source, source_version),
+        } = package;
+        let key = PackageName {
+            name,
+            architecture,
+            version,
+        };
+        let origin = origins.get(&key).cloned();
+        SbomPackage {
+            name: key.name,
+            version: key.version,
+            architecture: key.architecture,
+            state,
+            size,
+            automatic,
+            source: SourcePackage {
+                name: source,
+                version: source_version,
+            },
+            origin,
         }
     }
 }

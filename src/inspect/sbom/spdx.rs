@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::copyright::Copyright;
 use super::licenses::{self, References};
 use super::{Bill, PackageOrigin, SbomPackage, System};
+use crate::inspect::diff::installed::PURL_TYPE;
 use crate::inspect::diff::plain;
 
 /// What is not said.
@@ -70,7 +71,7 @@ pub fn document(subject: &Subject<'_>, bill: &Bill, copyrights: &[Option<Vec<u8>
 }
 
 /// A time as SPDX writes it; one that no calendar has is the epoch.
-fn time(seconds: u64) -> String {
+pub(super) fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds)
         .ok()
         .and_then(|seconds| Timestamp::from_second(seconds).ok());
@@ -111,8 +112,6 @@ fn image(name: &str, bill: &Bill) -> Value {
 
 fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &System) -> Value {
     let origin = package.origin.clone().unwrap_or_default();
-    let is_sha256 =
-        |text: &&String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let mut source = format!(
         "built from the source package {} {}",
         package.source.name, package.source.version
@@ -136,9 +135,8 @@ fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &S
             "referenceLocator": purl(package, system),
         }],
     });
-    if let Some(sha256) = origin.sha256.as_ref().filter(is_sha256) {
-        value["checksums"] =
-            json!([{ "algorithm": "SHA256", "checksumValue": sha256.to_ascii_lowercase() }]);
+    if let Some(sha256) = origin.sha256 {
+        value["checksums"] = json!([{ "algorithm": "SHA256", "checksumValue": sha256 }]);
     }
     if let Some(state) = &package.state {
         value["comment"] = json!(format!("Its installation is incomplete: {state}."));
@@ -147,7 +145,7 @@ fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &S
 }
 
 /// Where a package can be had; an archive that is a directory of some host is nowhere to others.
-fn location(origin: &PackageOrigin) -> Option<String> {
+pub(super) fn location(origin: &PackageOrigin) -> Option<String> {
     let (archive, path) = (origin.archive.as_ref()?, origin.path.as_ref()?);
     let is_url = archive.starts_with("http://") || archive.starts_with("https://");
     let url = format!(
@@ -158,15 +156,15 @@ fn location(origin: &PackageOrigin) -> Option<String> {
     (is_url && url.bytes().all(|byte| byte.is_ascii_graphic())).then_some(url)
 }
 
-/// The package's address (<https://github.com/package-url/purl-spec>, type `deb`).
-fn purl(package: &SbomPackage, system: &System) -> String {
+/// The package's address (<https://github.com/package-url/purl-spec>).
+pub(super) fn purl(package: &SbomPackage, system: &System) -> String {
     let id = system.id.as_deref().unwrap_or("debian");
     let distro = system
         .version
         .as_ref()
         .map(|version| format!("&distro={}-{}", encoded(id), encoded(version)));
     format!(
-        "pkg:deb/{}/{}@{}?arch={}{}",
+        "pkg:{PURL_TYPE}/{}/{}@{}?arch={}{}",
         encoded(id),
         encoded(&package.name.to_ascii_lowercase()),
         encoded(&package.version),

@@ -122,11 +122,16 @@ fn origins() -> Origins {
     let [name, version, architecture] =
         ["libstdc++6", "12.2.0-14+deb12u1", "amd64"].map(str::to_owned);
     let origin = PackageOrigin {
-        sha256: Some("ab".repeat(32)),
+        sha256: Some("ab".repeat(32).parse().unwrap()),
         archive: Some("https://mirror.example.org/debian/".to_owned()),
         path: Some("pool/main/g/gcc-12/libstdc++6_12.2.0-14+deb12u1_amd64.deb".to_owned()),
     };
-    Origins::from([((name, version, architecture), origin)])
+    let package = PackageName {
+        name,
+        architecture,
+        version,
+    };
+    Origins::from([(package, origin)])
 }
 
 #[test]

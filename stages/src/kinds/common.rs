@@ -117,21 +117,27 @@ pub(crate) fn sandboxed(
 ) -> (ActionTemplate, BTreeMap<String, Secret>) {
     let mut action = ActionTemplate::new(kind, version, Executor::Sandbox(SandboxRoot::Guest));
     action.parent = from(params);
-    action.root = context.root.clone();
     action.env = params.text_map("env");
     action.source_date_epoch = Some(context.source_date_epoch.unwrap_or(DEFAULT_EPOCH));
     action.sandbox = match params.text("sandbox") {
         Some("namespace") => SandboxRequirement::Namespace,
-        Some("vm") => {
-            let error = ParamError::new(
-                "sandbox",
-                "this version cannot run stages in a virtual machine",
-            );
-            errors.push(error.help("omit `sandbox`, or run as root with \"namespace\""));
-            SandboxRequirement::Vm
-        }
+        Some("vm") => SandboxRequirement::Vm,
         _ => SandboxRequirement::Any,
     };
+    if let Some(name) = action.sandbox.name()
+        && !context.sandboxes.contains(&name)
+    {
+        let error = ParamError::new("sandbox", format!("this version has no sandbox {name:?}"));
+        let names: Vec<_> = context
+            .sandboxes
+            .iter()
+            .map(|name| format!("{name:?}"))
+            .collect();
+        errors.push(match names.as_slice() {
+            [] => error.help("omit `sandbox`"),
+            names => error.help(format!("omit `sandbox`, or use {}", names.join(" or "))),
+        });
+    }
     for name in action
         .env
         .keys()

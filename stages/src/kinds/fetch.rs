@@ -1,6 +1,8 @@
 //! `fetch`: a disk image or a file, from a local path or by URL and checksum.
 //! Knows parameters and steps; does no I/O itself.
 
+use impasto_store::sha256::Sha256;
+
 use crate::action::{ActionTemplate, Executor, ImportAs, Slot, Step};
 use crate::error::ParamError;
 use crate::kinds::common;
@@ -103,10 +105,9 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
                 errors.push(error.help("add `checksum = \"sha256:…\"`"));
             }
             action.hints.urls.push(url.to_owned());
-            action.steps.push(Step::Fetch {
-                sha256: checksum.unwrap_or_default(),
-                as_a,
-            });
+            action
+                .steps
+                .extend(checksum.map(|sha256| Step::Fetch { sha256, as_a }));
         }
         (None, None) => errors.push(
             ParamError::stage("there is nothing to fetch: neither `path` nor `url` is set")
@@ -129,11 +130,8 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
     }
 }
 
-/// The 64 digits of a checksum parameter, in lower case.
-fn sha256(text: &str) -> Option<String> {
-    let digits = text
-        .strip_prefix("sha256:")
-        .unwrap_or(text)
-        .to_ascii_lowercase();
-    (digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())).then_some(digits)
+/// A checksum parameter, with or without its prefix.
+fn sha256(text: &str) -> Option<Sha256> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    digits.to_ascii_lowercase().parse().ok()
 }

@@ -272,7 +272,6 @@ fn compile(
         unit: DISK_UNIT,
         file: None,
     });
-    action.root = Default::default();
     action.volatile = Vec::new();
     action.inputs.extend(
         params
@@ -386,7 +385,8 @@ mod tests {
         let context = StageContext {
             name: "fs".to_owned(),
             source_date_epoch: Some(7),
-            ..StageContext::default()
+            sandboxes: Vec::new(),
+            tags: Vec::new(),
         };
         lower(&params, &context)
     }

@@ -14,6 +14,7 @@ mod machine;
 mod packages;
 mod run;
 mod system;
+mod test;
 
 #[cfg(test)]
 pub(crate) use common::check_volatile;
@@ -34,4 +35,5 @@ pub(crate) const ALL: &[&Kind] = &[
     &kernel_module::KIND,
     &cleanup::KIND,
     &convert::KIND,
+    &test::KIND,
 ];

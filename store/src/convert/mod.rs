@@ -22,7 +22,6 @@ pub use format::Format;
 use outputs::{FlatOutput, Outputs, PreparedChunk, Wanted};
 use packed::Packing;
 
-use crate::blob::Sha256;
 use crate::chain::{DiskReader, LocatedChunk};
 use crate::digest::BlobDigest;
 use crate::disk::{CHUNK, chunk_buffer};
@@ -30,6 +29,7 @@ use crate::error::{ObjectKind, Result};
 use crate::layer::{ChunkLocation, Encoder, LayerRef};
 use crate::qcow2::{ENCODER, Encoded, EncoderId};
 use crate::seal::compress_at;
+use crate::sha256::Sha256;
 use crate::store::Store;
 
 /// Chunks that are worked on at once.

@@ -11,10 +11,10 @@ use std::os::unix::fs::FileExt;
 use rayon::prelude::*;
 
 use super::{ConvertOptions, ConvertTarget, Converted};
-use crate::blob::{Sha256, Sha256Writer};
 use crate::digest::BlobDigest;
 use crate::error::{Error, Result};
 use crate::hash_file::hash_range;
+use crate::sha256::{Sha256, Sha256Writer};
 use crate::store::Store;
 
 impl Store {

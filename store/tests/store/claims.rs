@@ -1,6 +1,6 @@
 //! Claims, and the index over them.
 
-use impasto_store::claim::Signature;
+use impasto_store::claim::{Signature, capped};
 use impasto_store::index::ClaimSummary;
 use impasto_store::{Error, Store};
 
@@ -118,16 +118,14 @@ fn overlong_fields_are_shortened_and_still_tell_of_changes() {
         value,
     };
     let long = "é".repeat(100_000);
-    let mut claim = claim(1, None, &[]);
-    claim.fields = vec![
+    let fields = capped(vec![
         field(long.clone()),
         field(format!("{long}x")),
         field("short".to_owned()),
-    ];
-    claim.cap_fields();
-    assert!(claim.fields.iter().all(|field| field.value.len() < 50_000));
-    assert_ne!(claim.fields[0], claim.fields[1]);
-    assert_eq!(claim.fields[2].value, "short");
+    ]);
+    assert!(fields.iter().all(|field| field.value.len() < 50_000));
+    assert_ne!(fields[0], fields[1]);
+    assert_eq!(fields[2].value, "short");
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn derived() -> DerivedRecord {
     DerivedRecord {
         key,
         digest: BlobDigest::of(b"x"),
-        sha256: impasto_store::blob::Sha256([7; 32]),
+        sha256: impasto_store::sha256::Sha256([7; 32]),
         size: 1,
     }
 }

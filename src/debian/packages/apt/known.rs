@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use impasto_stages::package_set::LockedPackage;
+use impasto_store::sha256::Sha256;
 use impasto_store::{Scratch, Store};
 
 use crate::base::cancel::CancelToken;
+use crate::base::human::with_causes;
 use crate::deb::control::{Stanza, stanzas};
-use crate::debian::archive::{
-    ArchiveError, ArchiveSource, Cache, Client, DownloadCause, Options, PackageIndex, Release,
-};
+use crate::debian::archive::{ArchiveError, ArchiveSource, Cache, Client, PackageIndex, Release};
 use crate::debian::mirror::Mirrors;
 use crate::debian::packages::files;
-use crate::lock::ManagerError;
+use crate::lock::{LockPackage, ManagerError};
+use crate::net::{DownloadCause, Options};
 
 /// An archive, as it was verified.
 pub(super) struct VerifiedArchive {
@@ -54,7 +55,7 @@ impl ArchivePackage<'_> {
     }
 
     /// The file that it names, as the lock has it; none where it names none.
-    pub(super) fn package(&self) -> Option<crate::lock::LockPackage> {
+    pub(super) fn package(&self) -> Option<LockPackage> {
         let names = [
             "Package",
             "Version",
@@ -64,13 +65,15 @@ impl ArchivePackage<'_> {
             "Filename",
         ];
         let [name, version, architecture, size, sha256, path] = self.stanza.get_all(names);
-        Some(crate::lock::LockPackage {
-            name: name?.to_owned(),
-            version: version?.to_owned(),
-            architecture: architecture?.to_owned(),
-            size: size?.parse().ok()?,
+        Some(LockPackage {
+            file: LockedPackage {
+                name: name?.to_owned(),
+                architecture: architecture?.to_owned(),
+                version: version?.to_owned(),
+                sha256: sha256?.to_ascii_lowercase().parse().ok()?,
+                size: size?.parse().ok()?,
+            },
             installed: self.installed(),
-            sha256: sha256?.to_ascii_lowercase(),
             archive: Some(self.archive.source.name.clone()),
             path: path?.trim_start_matches("./").to_owned(),
         })
@@ -82,6 +85,7 @@ pub(super) struct Archives<'a> {
     store: &'a Store,
     mirrors: &'a Mirrors,
     now: u64,
+    cancel: CancelToken,
     known: Mutex<HashMap<String, Option<Arc<VerifiedArchive>>>>,
     client: OnceLock<Result<(Client, Scratch), String>>,
 }
@@ -93,17 +97,17 @@ struct IndexCache<'a> {
 }
 
 impl Cache for IndexCache<'_> {
-    fn get(&self, sha256: &str) -> Option<Vec<u8>> {
+    fn get(&self, sha256: Sha256) -> Option<Vec<u8>> {
         let blob = files::find(self.store, sha256).ok()??;
         self.store.open_blob(&blob.digest).ok()?.into_bytes().ok()
     }
 
-    fn put(&self, sha256: &str, text: &[u8]) {
+    fn put(&self, sha256: Sha256, text: &[u8]) {
         let package = LockedPackage {
             name: "index".to_owned(),
             architecture: String::new(),
             version: String::new(),
-            sha256: sha256.to_owned(),
+            sha256,
             size: text.len() as u64,
         };
         // It is fetched again where it cannot be kept.
@@ -114,11 +118,17 @@ impl Cache for IndexCache<'_> {
 }
 
 impl<'a> Archives<'a> {
-    pub(super) fn new(store: &'a Store, mirrors: &'a Mirrors, now: u64) -> Self {
+    pub(super) fn new(
+        store: &'a Store,
+        mirrors: &'a Mirrors,
+        now: u64,
+        cancel: CancelToken,
+    ) -> Self {
         Archives {
             store,
             mirrors,
             now,
+            cancel,
             known: Mutex::default(),
             client: OnceLock::new(),
         }
@@ -172,7 +182,7 @@ impl<'a> Archives<'a> {
                 meter: self.store.meter().cloned(),
                 ..Options::default()
             };
-            let client = Client::new(self.mirrors, scratch.path(), &CancelToken::new(), options);
+            let client = Client::new(self.mirrors, scratch.path(), &self.cancel, options);
             Ok((client.map_err(|error| error.to_string())?, scratch))
         });
         let (client, _) = made
@@ -203,18 +213,12 @@ impl<'a> Archives<'a> {
 }
 
 fn is_missing(error: &ArchiveError) -> bool {
-    matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, DownloadCause::Gone))
+    matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, DownloadCause::Gone { .. }))
 }
 
 fn explain(error: &ArchiveError, suite: &str) -> ManagerError {
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        message += &format!(": {inner}");
-        cause = inner.source();
-    }
     ManagerError {
-        message,
+        message: with_causes(error),
         help: Some(error.help()),
         said: Vec::new(),
         about: vec![format!("suite {suite}")],

@@ -18,6 +18,7 @@ use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
 use super::tools::{ToolsError, tools};
 use crate::base::cancel::CancelToken;
+use crate::base::human::with_causes;
 use crate::deb::closure::closure;
 use crate::deb::package::Package as Deb;
 use crate::deb::version;
@@ -29,8 +30,8 @@ use crate::lock::{
 };
 use crate::sandbox::Sandbox;
 
-/// The files of a disk that tell which packages it has; without the first it has none.
-pub const STATE_FILES: [&str; 4] = [STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE];
+/// The files of a disk that tell which packages it has.
+const STATE_FILES: [&str; 4] = [STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE];
 
 /// apt on this host.
 pub struct Apt<'a> {
@@ -38,9 +39,12 @@ pub struct Apt<'a> {
     mirrors: &'a Mirrors,
     sandbox: &'a Result<Arc<dyn Sandbox>, String>,
     archives: Archives<'a>,
-    /// What gets the files of an entry.
-    get: Box<dyn Fn(&LockEntry) -> Fetcher + 'a>,
+    get: GetFiles<'a>,
+    cancel: CancelToken,
 }
+
+/// What gets the files of an entry.
+type GetFiles<'a> = Box<dyn Fn(&LockEntry) -> Fetcher + Send + Sync + 'a>;
 
 impl<'a> Apt<'a> {
     /// apt with what it needs: `sandbox` for its solver, `get` for package files whose fields no index has any more.
@@ -50,34 +54,30 @@ impl<'a> Apt<'a> {
         mirrors: &'a Mirrors,
         sandbox: &'a Result<Arc<dyn Sandbox>, String>,
         now: u64,
-        get: Box<dyn Fn(&LockEntry) -> Fetcher + 'a>,
+        get: GetFiles<'a>,
+        cancel: CancelToken,
     ) -> Self {
         Apt {
             store,
             mirrors,
             sandbox,
-            archives: Archives::new(store, mirrors, now),
+            archives: Archives::new(store, mirrors, now, cancel.clone()),
             get,
+            cancel,
         }
     }
 
     /// The tree of tools.
     fn tools(&self, entry: &LockEntry) -> Result<std::path::PathBuf, ManagerError> {
         let fetcher = || (self.get)(entry);
-        let root = tools(self.store, &entry.set(), &fetcher, &CancelToken::new());
+        let root = tools(self.store, &entry.set(), &fetcher, &self.cancel);
         root.map_err(|error| {
             let help = match &error {
                 ToolsError::Fetch(DemandError::Package(error)) => error.help.clone(),
                 _ => None,
             };
-            let mut message = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(inner) = cause {
-                message += &format!(": {inner}");
-                cause = inner.source();
-            }
             ManagerError {
-                message,
+                message: with_causes(&error),
                 help,
                 said: Vec::new(),
                 about: Vec::new(),
@@ -92,12 +92,15 @@ impl<'a> Apt<'a> {
             ..LockEntry::default()
         };
         let failed = |reason: String| ManagerError {
-            message: format!("package {} {}: {reason}", package.name, package.version),
+            message: format!(
+                "package {} {}: {reason}",
+                package.file.name, package.file.version
+            ),
             help: None,
             said: Vec::new(),
             about: Vec::new(),
         };
-        let blobs = (self.get)(&entry).demand(&entry.set(), &CancelToken::new());
+        let blobs = (self.get)(&entry).demand(&entry.set(), &self.cancel);
         let blobs = blobs.map_err(|error| failed(error.to_string()))?;
         let reader = self
             .store
@@ -109,6 +112,10 @@ impl<'a> Apt<'a> {
 }
 
 impl PackageManager for Apt<'_> {
+    fn state_files(&self) -> &'static [&'static str] {
+        &STATE_FILES
+    }
+
     fn resolve_toolbox(&self, foreign: &[String]) -> Result<LockEntry, ManagerError> {
         let facts = Facts::plain(SUITE);
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
@@ -168,13 +175,10 @@ impl PackageManager for Apt<'_> {
         let locked = entry
             .packages
             .iter()
-            .filter(|package| package.archive.is_some() && !pinned(&package.name));
+            .filter(|package| package.archive.is_some() && !pinned(&package.file.name));
         let locked: BTreeMap<(&str, &str), &str> = locked
-            .map(|package| {
-                (
-                    (package.name.as_str(), package.architecture.as_str()),
-                    package.version.as_str(),
-                )
+            .map(|LockPackage { file, .. }| {
+                ((&*file.name, &*file.architecture), file.version.as_str())
             })
             .collect();
         let names: HashSet<&str> = locked.keys().map(|(name, _)| *name).collect();
@@ -196,7 +200,7 @@ impl PackageManager for Apt<'_> {
                 let from = entry
                     .packages
                     .iter()
-                    .find(|package| package.name == name)
+                    .find(|package| package.file.name == name)
                     .and_then(|package| package.archive.as_ref());
                 if on_demand && from != Some(&archive.source.name) {
                     continue;
@@ -243,7 +247,7 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<VerifiedArchive>]) -> LockEntry {
             date: jiff::Timestamp::from_second(archive.release.date as i64)
                 .map(|date| date.to_string())
                 .unwrap_or_default(),
-            release: archive.release.sha256.clone(),
+            release: archive.release.sha256,
             trusted: archive.source.trust == crate::debian::archive::Trust::Unsigned,
         })
         .collect();
@@ -258,11 +262,14 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<VerifiedArchive>]) -> LockEntry {
 fn unusable(archive: &VerifiedArchive, name: Option<&str>) -> ManagerError {
     ManagerError {
         message: format!(
-            "the archive {} does not give the size, SHA-256 and path of package {}",
+            "the archive {} gives no valid size, SHA-256 and path of package {}",
             archive.source.name,
             name.unwrap_or_default()
         ),
-        help: None,
+        help: Some(
+            "choose another version or another archive, or report it to the archive's maintainer"
+                .into(),
+        ),
         said: Vec::new(),
         about: Vec::new(),
     }

@@ -8,22 +8,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use impasto_stages::Limits;
-use impasto_stages::package_set::{ARCHITECTURE, RequestRoot};
+use impasto_stages::package_set::{ARCHITECTURE, LockedPackage, RequestRoot};
+use impasto_store::sha256::Sha256;
 
 use super::facts::Facts;
 use super::known::VerifiedArchive;
 use super::state::{DpkgState, find};
 use super::{Apt, entry};
 use crate::base::bounded;
-use crate::base::cancel::CancelToken;
 use crate::deb::package::Package as Deb;
 use crate::deb::version;
 use crate::debian::toolbox::{
-    APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ToolboxTask, Variant,
+    APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ResolvedPackage,
+    ToolboxTask, Variant,
 };
-use crate::lock::{
-    self, LockEntry, LockPackage, ManagerError, PackageHint, Pinning, Removed, ResolveQuery,
-};
+use crate::lock::{self, LockEntry, LockPackage, ManagerError, PackageHint, Pinning, ResolveQuery};
 use crate::recipe::suggest;
 use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
 
@@ -138,57 +137,36 @@ impl AskedPackage<'_, '_> {
         let result = self.run(asked, &work)?;
         let mut packages = Vec::with_capacity(result.install.len());
         for package in result.install {
-            let key = (package.name.clone(), package.architecture.clone());
-            packages.push(match package.source.as_str() {
-                OWN => own
-                    .get(&key)
-                    .cloned()
-                    .ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?,
-                KEPT => kept
-                    .get(&key)
-                    .cloned()
-                    .ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?,
-                place => {
-                    let archive = place
-                        .parse()
-                        .ok()
-                        .and_then(|place: usize| self.archives.get(place));
-                    let archive = archive.ok_or_else(|| {
-                        failed(format!("apt returned an unknown archive {place:?}"))
-                    })?;
-                    let sha256 = package
-                        .sha256
-                        .ok_or_else(|| super::unusable(archive, Some(&package.name)))?;
-                    LockPackage {
-                        name: package.name,
-                        version: package.version,
-                        architecture: package.architecture,
-                        size: package.size,
-                        installed: None,
-                        sha256: sha256.to_ascii_lowercase(),
-                        archive: Some(archive.source.name.clone()),
-                        path: package.path.trim_start_matches("./").to_owned(),
-                    }
-                }
+            let ResolvedPackage { file, source, path } = package;
+            let key = (file.name.clone(), file.architecture.clone());
+            let ours = |files: &BTreeMap<_, LockPackage>| {
+                let found = files.get(&key).cloned();
+                found.ok_or_else(|| failed(format!("apt returned a file of {}", key.0)))
+            };
+            packages.push(match source.as_str() {
+                OWN => ours(&own)?,
+                KEPT => ours(&kept)?,
+                place => LockPackage {
+                    installed: None,
+                    archive: Some(self.archive(place)?.source.name.clone()),
+                    path: path.trim_start_matches("./").to_owned(),
+                    file,
+                },
             });
         }
         self.measure(&mut packages);
-        let removed = result
+        let removed: Vec<_> = result
             .remove
             .into_iter()
-            .map(|(name, architecture, version)| Removed {
-                name,
-                version,
-                architecture,
-            });
-        let removed: Vec<_> = removed
             .filter(|package| {
                 state
                     .version(&package.name, &package.architecture)
                     .is_some()
             })
             .collect();
-        packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
+        packages.sort_by(|LockPackage { file: a, .. }, LockPackage { file: b, .. }| {
+            (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture))
+        });
         Ok(LockEntry {
             packages,
             removed,
@@ -196,12 +174,22 @@ impl AskedPackage<'_, '_> {
         })
     }
 
+    /// The archive that apt's answer calls by its place.
+    fn archive(&self, place: &str) -> Result<&VerifiedArchive, ManagerError> {
+        let found = place
+            .parse()
+            .ok()
+            .and_then(|place: usize| self.archives.get(place));
+        let unknown = || failed(format!("apt returned an unknown archive {place:?}"));
+        found.map(|archive| &**archive).ok_or_else(unknown)
+    }
+
     /// Fills in what packages of the archives say that they take when they are installed.
     fn measure(&self, packages: &mut [LockPackage]) {
         let sizes: HashMap<(String, String, String), Option<u64>> = {
             let names = packages
                 .iter()
-                .map(|package| package.name.as_str())
+                .map(|package| package.file.name.as_str())
                 .collect();
             let found = find(&self.archives, &names);
             let owned = |(name, machine, version): (&str, &str, &str)| {
@@ -216,10 +204,11 @@ impl AskedPackage<'_, '_> {
             .iter_mut()
             .filter(|package| package.installed.is_none())
         {
+            let file = &package.file;
             let key = (
-                package.name.clone(),
-                package.architecture.clone(),
-                package.version.clone(),
+                file.name.clone(),
+                file.architecture.clone(),
+                file.version.clone(),
             );
             package.installed = sizes.get(&key).copied().flatten();
         }
@@ -241,7 +230,7 @@ impl AskedPackage<'_, '_> {
             .packed(),
             limits: Limits::default(),
             timeout: None,
-            cancel: CancelToken::new(),
+            cancel: self.apt.cancel.clone(),
         };
         let end = sandbox.run_tools(job, &mut |event| {
             if let ToolEvent::Log(bytes) = event {
@@ -271,6 +260,9 @@ impl AskedPackage<'_, '_> {
         match serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))? {
             ResolveOutcome::Resolved(result) => Ok(result),
             ResolveOutcome::Unknown { packages } => Err(self.unknown(&packages)),
+            ResolveOutcome::Unhashed { package, source } => {
+                Err(super::unusable(self.archive(&source)?, Some(&package)))
+            }
             ResolveOutcome::Refused { reason } => Err(ManagerError {
                 message: "these packages cannot be installed together".to_owned(),
                 help: Some(
@@ -410,14 +402,15 @@ impl AskedPackage<'_, '_> {
                 pin.package, pin.pin, pin.priority
             );
         }
-        for package in entry
+        for file in entry
             .packages
             .iter()
-            .filter(|package| !names.contains(&package.name))
+            .map(|package| &package.file)
+            .filter(|file| !names.contains(&file.name))
         {
             text += &format!(
                 "Package: {}\nPin: version {}\nPin-Priority: {LOCKED_PRIORITY}\n\n",
-                package.name, package.version
+                file.name, file.version
             );
         }
         text
@@ -442,28 +435,27 @@ impl AskedPackage<'_, '_> {
                 .open_file(&full)
                 .and_then(|file| bounded::read_open(file, MAX_OWN));
             let bytes = bytes.map_err(|error| failed(error.to_string()))?;
-            let mut hash = impasto_store::blob::Sha256Writer::default();
-            io::copy(&mut bytes.as_slice(), &mut hash)
-                .map_err(|error| failed(error.to_string()))?;
-            let (size, sha256) = (bytes.len() as u64, hash.finish().to_string());
+            let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
             let deb = Deb::read(bytes.as_slice()).map_err(|error| failed(error.to_string()))?;
             let field = |name: &str| deb.field(name).to_owned();
             let (name, version, architecture) =
                 (field("Package"), field("Version"), field("Architecture"));
             install.push(format!("{name}={version}"));
-            index.extend(deb.index_stanza(path, size, &sha256));
+            index.extend(deb.index_stanza(path, size, sha256));
             let package = LockPackage {
-                name: name.clone(),
-                version,
-                architecture: architecture.clone(),
-                size,
+                file: LockedPackage {
+                    name: name.clone(),
+                    architecture: architecture.clone(),
+                    version,
+                    sha256,
+                    size,
+                },
                 installed: deb
                     .field("Installed-Size")
                     .trim()
                     .parse()
                     .ok()
                     .filter(|said| *said <= lock::MAX_INSTALLED),
-                sha256,
                 archive: None,
                 path: path.to_owned(),
             };
@@ -490,7 +482,7 @@ impl AskedPackage<'_, '_> {
         let wanted: HashSet<&str> = entry
             .packages
             .iter()
-            .map(|package| package.name.as_str())
+            .map(|package| package.file.name.as_str())
             .collect();
         let found = find(&self.archives, &wanted);
         let mut kept = BTreeMap::new();
@@ -498,18 +490,18 @@ impl AskedPackage<'_, '_> {
         for package in entry
             .packages
             .iter()
-            .filter(|package| package.archive.is_some() && !names.contains(&package.name))
+            .filter(|package| package.archive.is_some() && !names.contains(&package.file.name))
         {
+            let file = &package.file;
             if found.contains_key(&(
-                package.name.as_str(),
-                package.architecture.as_str(),
-                package.version.as_str(),
+                file.name.as_str(),
+                file.architecture.as_str(),
+                file.version.as_str(),
             )) {
                 continue;
             }
             // Only the store can still have it.
-            let Ok(Some(blob)) =
-                crate::debian::packages::files::find(self.apt.store, &package.sha256)
+            let Ok(Some(blob)) = crate::debian::packages::files::find(self.apt.store, file.sha256)
             else {
                 continue;
             };
@@ -517,14 +509,12 @@ impl AskedPackage<'_, '_> {
                 continue;
             };
             let Ok(deb) = Deb::read(reader) else { continue };
-            if deb.field("Package") != package.name
-                || deb.field("Architecture") != package.architecture
-            {
+            if deb.field("Package") != file.name || deb.field("Architecture") != file.architecture {
                 continue;
             }
-            index.extend(deb.index_stanza(&package.path, package.size, &package.sha256));
+            index.extend(deb.index_stanza(&package.path, file.size, file.sha256));
             kept.insert(
-                (package.name.clone(), package.architecture.clone()),
+                (file.name.clone(), file.architecture.clone()),
                 package.clone(),
             );
         }

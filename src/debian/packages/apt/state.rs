@@ -71,16 +71,17 @@ impl DpkgState {
             self.automatic.remove(&key);
         }
         for package in &entry.packages {
-            let key = (package.name.clone(), package.architecture.clone());
+            let locked = &package.file;
+            let key = (locked.name.clone(), locked.architecture.clone());
             // A package may have changed between `all` and a machine.
-            let known = self.packages.keys().any(|(name, _)| *name == package.name);
+            let known = self.packages.keys().any(|(name, _)| *name == locked.name);
             let manual = known && !self.automatic.contains(&key);
-            if request.names(&package.name) || manual {
+            if request.names(&locked.name) || manual {
                 self.automatic.remove(&key);
             } else {
                 self.automatic.insert(key.clone());
             }
-            let (version, file) = (package.version.clone(), Some(package.clone()));
+            let (version, file) = (locked.version.clone(), Some(package.clone()));
             self.packages.insert(
                 key,
                 DpkgPackage {

@@ -1,0 +1,436 @@
+//! One attempt to get one file from one place, on top of what earlier attempts have left of it.
+//! Knows HTTP and checksums; does not know when to try again.
+
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use impasto_store::sha256::{Sha256, Sha256Writer};
+use reqwest::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE,
+    LAST_MODIFIED, LOCATION, RANGE,
+};
+use reqwest::{Response, StatusCode, Url};
+use tempfile::NamedTempFile;
+
+use super::error::DownloadCause;
+use super::place::{Login, shown};
+use crate::base::bounded;
+use crate::base::io::IoError;
+
+/// Redirections that are followed.
+const REDIRECTS: u32 = 5;
+
+/// Bytes that are read of a file of this machine at once.
+const BLOCK: usize = 256 << 10;
+
+/// What a file must be.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// Bytes, where that is known.
+    pub(super) size: Option<u64>,
+    /// Bytes, at most.
+    limit: u64,
+    sha256: Option<Sha256>,
+}
+
+impl Expected {
+    /// Known to the byte.
+    pub fn exact(size: u64, sha256: Sha256) -> Expected {
+        Expected {
+            size: Some(size),
+            limit: size,
+            sha256: Some(sha256),
+        }
+    }
+
+    /// Known by its checksum alone; no more than `limit` bytes are taken.
+    pub fn hashed(sha256: Sha256, limit: u64) -> Expected {
+        Expected {
+            size: None,
+            limit,
+            sha256: Some(sha256),
+        }
+    }
+
+    /// Checked by whoever asked, who takes no more bytes than these.
+    pub fn at_most(limit: u64) -> Expected {
+        Expected {
+            size: None,
+            limit,
+            sha256: None,
+        }
+    }
+
+    /// Whether it may be a web page: only where nothing but the checksum decides. What has a size is a package or an index.
+    fn may_be_html(&self) -> bool {
+        self.size.is_none() && self.sha256.is_some()
+    }
+}
+
+/// What is told while a file comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Progress {
+    /// So many more bytes are there; fewer where they have to come again.
+    Bytes(i64),
+    /// So many more bytes are to come than was known.
+    Announced(i64),
+}
+
+/// A file that is not verified: what has come of it.
+pub(super) struct PartialFile<'a> {
+    file: NamedTempFile,
+    len: u64,
+    hasher: Sha256Writer,
+    /// What names the version that the server has, so that a resumed download is of the same one.
+    validator: Option<String>,
+    /// Whether it came in several parts.
+    resumed: bool,
+    /// Whether it is a web page, as far as can be told.
+    html: bool,
+    /// Bytes in all as servers announce them, where it is not known.
+    announced: u64,
+    progress: &'a (dyn Fn(Progress) + Send + Sync),
+}
+
+impl<'a> PartialFile<'a> {
+    pub(super) fn new(
+        dir: &Path,
+        progress: &'a (dyn Fn(Progress) + Send + Sync),
+    ) -> Result<PartialFile<'a>, DownloadCause> {
+        let file = tempfile::Builder::new()
+            .prefix("download-")
+            .tempfile_in(dir);
+        let file = file.map_err(IoError::at::<DownloadCause>("write", dir))?;
+        Ok(PartialFile {
+            file,
+            len: 0,
+            hasher: Sha256Writer::default(),
+            validator: None,
+            resumed: false,
+            html: false,
+            announced: 0,
+            progress,
+        })
+    }
+
+    /// Bytes that have come.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it came in several parts, perhaps of several versions.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    pub(super) fn reset(&mut self) -> Result<(), DownloadCause> {
+        (self.validator, self.resumed, self.html) = (None, false, false);
+        if self.len == 0 {
+            return Ok(());
+        }
+        (self.progress)(Progress::Bytes(-signed(self.len)));
+        self.len = 0;
+        self.hasher = Sha256Writer::default();
+        let file = self.file.as_file_mut();
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .map_err(|source| self.write_error(source))
+    }
+
+    fn append(&mut self, bytes: &[u8], limit: u64) -> Result<(), DownloadCause> {
+        let len = self.len.saturating_add(bytes.len() as u64);
+        if len > limit {
+            return Err(DownloadCause::TooLong { size: limit });
+        }
+        self.file
+            .as_file_mut()
+            .write_all(bytes)
+            .map_err(|source| self.write_error(source))?;
+        self.hasher.update(bytes);
+        self.len = len;
+        (self.progress)(Progress::Bytes(signed(bytes.len() as u64)));
+        Ok(())
+    }
+
+    /// Tells how long a file of unknown size is going to be.
+    fn announce(&mut self, size: u64) {
+        (self.progress)(Progress::Announced(signed(size) - signed(self.announced)));
+        self.announced = size;
+    }
+
+    fn write_error(&self, source: std::io::Error) -> DownloadCause {
+        IoError::at("write", self.file.path())(source)
+    }
+
+    fn verify(&self, expected: &Expected) -> Result<(), DownloadCause> {
+        if let Some(size) = expected.size.filter(|size| self.len < *size) {
+            let received = self.len;
+            return Err(DownloadCause::TooShort { received, size });
+        }
+        let Some(sha256) = expected.sha256 else {
+            return Ok(());
+        };
+        let got = self.hasher.clone().finish();
+        if got == sha256 {
+            return Ok(());
+        }
+        Err(DownloadCause::Checksum {
+            expected: sha256,
+            got,
+            html: self.html,
+        })
+    }
+
+    /// Whether all of it has come, whatever the server says.
+    fn is_whole(&self, expected: &Expected) -> bool {
+        expected.sha256.is_some() && self.verify(expected).is_ok()
+    }
+
+    /// The file. Only what was verified is handed out.
+    pub(super) fn into_verified(self, expected: &Expected) -> Result<NamedTempFile, DownloadCause> {
+        self.verify(expected).map(|()| self.file)
+    }
+}
+
+/// How a server is asked.
+#[derive(Clone)]
+pub(super) struct Http {
+    pub(super) client: reqwest::Client,
+    /// A server that is silent for so long has broken off.
+    pub(super) stall: Duration,
+}
+
+impl Http {
+    /// Gets a file, or the rest of it. `login` goes to the server of `url` and to no other.
+    pub(super) async fn get(
+        &self,
+        url: &Url,
+        login: Option<&Login>,
+        part: &mut PartialFile<'_>,
+        expected: &Expected,
+    ) -> Result<(), DownloadCause> {
+        let mut response = self.ask(url, login, part, expected).await?;
+        let status = response.status();
+        match status {
+            StatusCode::PARTIAL_CONTENT if part.len > 0 => {
+                if !continues(response.headers(), part.len, expected.limit) {
+                    part.reset()?;
+                    return Err(broken_off(
+                        0,
+                        "the server sent a different range than requested",
+                    ));
+                }
+                part.resumed = true;
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE if part.len > 0 => {
+                part.reset()?;
+                return Err(broken_off(0, "the server does not have that range"));
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Err(DownloadCause::Gone {
+                    code: Some(status.as_u16()),
+                });
+            }
+            // The whole of it, whether or not a part was asked for.
+            StatusCode::OK => part.reset()?,
+            _ => {
+                return Err(DownloadCause::Status {
+                    code: status.as_u16(),
+                });
+            }
+        }
+        part.validator = validator(response.headers());
+        let html = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        part.html |= html;
+        if html && !expected.may_be_html() {
+            return Err(DownloadCause::WebPage);
+        }
+        let announced = response
+            .content_length()
+            .map(|rest| rest.saturating_add(part.len));
+        let mut first = part.len == 0;
+        loop {
+            let chunk = match tokio::time::timeout(self.stall, response.chunk()).await {
+                Err(_) => return Err(DownloadCause::Stalled { after: self.stall }),
+                Ok(Ok(chunk)) => chunk,
+                // What comes behind the last byte does not matter.
+                Ok(Err(_)) if part.is_whole(expected) => return Ok(()),
+                Ok(Err(source)) => return Err(broken_off(part.len, source.without_url())),
+            };
+            if std::mem::take(&mut first) {
+                part.html |= chunk.as_ref().is_some_and(|chunk| looks_like_html(chunk));
+                if part.html && !expected.may_be_html() {
+                    return Err(DownloadCause::WebPage);
+                }
+                check_announced(announced, expected)?;
+                if let (Some(size), None) = (announced, expected.size) {
+                    part.announce(size);
+                }
+            }
+            let Some(chunk) = chunk else {
+                return part.verify(expected);
+            };
+            part.append(&chunk, expected.limit)?;
+        }
+    }
+
+    /// Asks until the answer is no redirection.
+    async fn ask(
+        &self,
+        url: &Url,
+        login: Option<&Login>,
+        part: &PartialFile<'_>,
+        expected: &Expected,
+    ) -> Result<Response, DownloadCause> {
+        let mut target = url.clone();
+        for _ in 0..=REDIRECTS {
+            let mut request = self
+                .client
+                .get(target.clone())
+                .header(ACCEPT_ENCODING, "identity");
+            if let (Some(Login { user, password }), true) = (login, target.origin() == url.origin())
+            {
+                request = request.basic_auth(user, Some(password));
+            }
+            if expected.sha256.is_none() {
+                // It changes under its name, so a proxy shall ask whether it has.
+                request = request.header(CACHE_CONTROL, "max-age=0");
+            }
+            if part.len > 0 {
+                request = request.header(RANGE, format!("bytes={}-", part.len));
+                if let Some(validator) = &part.validator {
+                    request = request.header(IF_RANGE, validator);
+                }
+            }
+            let response = match tokio::time::timeout(self.stall, request.send()).await {
+                Err(_) => return Err(DownloadCause::Stalled { after: self.stall }),
+                Ok(Err(source)) if source.is_connect() => {
+                    return Err(DownloadCause::Unreachable {
+                        source: source.without_url().into(),
+                    });
+                }
+                Ok(Err(source)) => return Err(broken_off(part.len, source.without_url())),
+                Ok(Ok(response)) => response,
+            };
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(response);
+            }
+            target = follow(&target, response.headers())?;
+        }
+        Err(DownloadCause::Redirects { limit: REDIRECTS })
+    }
+}
+
+/// Where a redirection leads.
+fn follow(from: &Url, headers: &HeaderMap) -> Result<Url, DownloadCause> {
+    let refuse = |to: String, why| Err(DownloadCause::Redirect { to, why });
+    let location = headers
+        .get(LOCATION)
+        .and_then(|location| location.to_str().ok())
+        .unwrap_or_default();
+    let Ok(mut to) = from.join(location) else {
+        return refuse("nowhere".to_owned(), "which is not a URL");
+    };
+    if location.is_empty() || !to.has_host() || !matches!(to.scheme(), "http" | "https") {
+        return refuse(shown(&to), "which is not an http or https URL");
+    }
+    if from.scheme() == "https" && to.scheme() == "http" {
+        return refuse(shown(&to), "which is not encrypted");
+    }
+    // A login that the server made up would be sent on.
+    let _ = (to.set_username(""), to.set_password(None));
+    Ok(to)
+}
+
+/// Whether a partial answer goes on where we are: `bytes FIRST-LAST/TOTAL`.
+fn continues(headers: &HeaderMap, len: u64, size: u64) -> bool {
+    let range = headers
+        .get(CONTENT_RANGE)
+        .and_then(|range| range.to_str().ok());
+    let Some((first, rest)) =
+        range.and_then(|range| range.trim().strip_prefix("bytes ")?.split_once('-'))
+    else {
+        return false;
+    };
+    let total = rest.split_once('/').map_or("*", |(_, total)| total);
+    first.trim().parse() == Ok(len) && total.parse().is_ok_and(|total: u64| total <= size)
+}
+
+/// An entity tag that names bytes, else the time of the last change.
+fn validator(headers: &HeaderMap) -> Option<String> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    text(ETAG)
+        .filter(|tag| tag.starts_with('"'))
+        .or_else(|| text(LAST_MODIFIED))
+}
+
+fn check_announced(announced: Option<u64>, expected: &Expected) -> Result<(), DownloadCause> {
+    match (announced, expected.size) {
+        (Some(announced), _) if announced > expected.limit => Err(DownloadCause::TooLong {
+            size: expected.limit,
+        }),
+        (Some(received), Some(size)) if received < size => {
+            Err(DownloadCause::TooShort { received, size })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn looks_like_html(bytes: &[u8]) -> bool {
+    let start = bytes.trim_ascii_start();
+    [&b"<!doctype html"[..], b"<html"].iter().any(|tag| {
+        start
+            .get(..tag.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(tag))
+    })
+}
+
+fn broken_off(
+    received: u64,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> DownloadCause {
+    DownloadCause::BrokenOff {
+        received,
+        source: source.into(),
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Copies a file of this machine.
+pub(super) async fn copy(
+    path: &Path,
+    part: &mut PartialFile<'_>,
+    expected: &Expected,
+) -> Result<(), DownloadCause> {
+    part.reset()?;
+    let read = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound
+        | std::io::ErrorKind::NotADirectory
+        | std::io::ErrorKind::IsADirectory => DownloadCause::Gone { code: None },
+        _ => DownloadCause::Read { source },
+    };
+    let mut file = bounded::open(path).map_err(read)?;
+    let metadata = file.metadata().map_err(read)?;
+    check_announced(Some(metadata.len()), expected)?;
+    let mut block = vec![0; BLOCK];
+    loop {
+        match file.read(&mut block).map_err(read)? {
+            0 => return part.verify(expected),
+            len => part.append(&block[..len], expected.limit)?,
+        }
+        // Others work on this thread too, and the run may be stopped.
+        tokio::task::yield_now().await;
+    }
+}
