@@ -156,7 +156,6 @@ pub(super) fn check_uids(users: &BTreeMap<String, UserSpec>, errors: &mut Vec<Pa
 }
 
 /// What Debian's adduser takes, and useradd's underscore.
-
 pub(super) fn is_user_name(name: &str) -> bool {
     let first = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
     let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';

@@ -40,7 +40,7 @@ impl Sample {
 
     fn of(size: usize) -> Sample {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
+        let store = Store::open(dir.path().join("store")).unwrap();
         let mut bytes = vec![0; size];
         let mut put = |index: usize, data: &[u8]| {
             if let Some(part) = bytes.chunks_mut(CHUNK).nth(index) {
