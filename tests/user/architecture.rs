@@ -32,8 +32,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     (
         "engine",
         &[
-            "base", "net", "disk", "recipe", "deb", "lock", "sandbox", "vm", "debian", "inspect",
-            "checks",
+            "base", "net", "disk", "recipe", "deb", "lock", "sandbox", "vm", "debian", "checks",
         ],
     ),
     ("image", &["base", "disk", "recipe", "engine", "inspect"]),

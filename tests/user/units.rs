@@ -202,6 +202,8 @@ fn a_stage_is_lowered_once_for_each_set_of_its_values() {
     for name in ["1.list", "2.list", "3.list"] {
         project.write(name, "");
     }
-    assert_eq!(build(&project).0.built, 4);
+    // Those with equal lists have equal keys: one of them runs.
+    let summary = build(&project).0;
+    assert_eq!((summary.built, summary.cached), (2, 2));
     assert_eq!(LOWERED.load(Ordering::SeqCst), 4);
 }
