@@ -78,6 +78,37 @@ pub struct ImagePart {
 }
 
 impl ImageNode {
+    /// An image in a combination, whose stages are these nodes.
+    fn new(image: &Arc<Image>, combination: u32, ids: &HashMap<Arc<str>, NodeId>) -> ImageNode {
+        let part = |value: &Value, name: Option<&String>| {
+            let (node, file) = match &value.data {
+                Data::Stage(stage) => (ids[stage], None),
+                Data::StageFile { stage, file } => (ids[stage], Some(file.clone())),
+                _ => return None,
+            };
+            let name = name.cloned();
+            Some(ImagePart { node, file, name })
+        };
+        let files = image.files.iter();
+        let metadata = image.metadata.iter();
+        let requires = image.requires.iter();
+        ImageNode {
+            label: image.label.clone(),
+            name: image.name.clone(),
+            combination,
+            files: files
+                .filter_map(|file| part(&file.value, file.name.as_ref()))
+                .collect(),
+            metadata: metadata
+                .filter_map(|(name, value)| part(value, Some(name)))
+                .collect(),
+            requires: requires
+                .filter_map(|value| Some(part(value, None)?.node))
+                .collect(),
+            text: image.clone(),
+        }
+    }
+
     /// The nodes whose files it reads: all that it needs but those that only have to succeed.
     pub fn sources(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.files
@@ -243,33 +274,7 @@ impl Graph {
                 ids.insert(stage.name.clone(), id);
             }
             for image in &combination.images {
-                let part = |value: &Value, name: Option<&String>| {
-                    let (node, file) = match &value.data {
-                        Data::Stage(stage) => (ids[stage], None),
-                        Data::StageFile { stage, file } => (ids[stage], Some(file.clone())),
-                        _ => return None,
-                    };
-                    let name = name.cloned();
-                    Some(ImagePart { node, file, name })
-                };
-                let files = image.files.iter();
-                let metadata = image.metadata.iter();
-                let requires = image.requires.iter();
-                graph.images.push(ImageNode {
-                    label: image.label.clone(),
-                    name: image.name.clone(),
-                    combination: place as u32,
-                    files: files
-                        .filter_map(|file| part(&file.value, file.name.as_ref()))
-                        .collect(),
-                    metadata: metadata
-                        .filter_map(|(name, value)| part(value, Some(name)))
-                        .collect(),
-                    requires: requires
-                        .filter_map(|value| Some(part(value, None)?.node))
-                        .collect(),
-                    text: image.clone(),
-                });
+                graph.images.push(ImageNode::new(image, place as u32, &ids));
             }
         }
         graph.name_nodes();

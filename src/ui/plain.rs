@@ -157,38 +157,7 @@ impl Plain {
             } => {
                 format!("{GOOD}   built{GOOD:#}  {stage}  in {}", wall(*wall_ms))
             }
-            EventKind::StageFailed {
-                stage,
-                error,
-                causes,
-                help,
-                last_lines,
-                diagnosis,
-                wall_ms,
-            } => {
-                let mut text = format!(
-                    "{BAD}  failed{BAD:#}  {stage}  after {}: {error}",
-                    wall(*wall_ms)
-                );
-                for cause in causes {
-                    text += &format!("\n          caused by: {cause}");
-                }
-                for line in diagnosis.lines(last_lines) {
-                    text += &format!("\n          {line}");
-                }
-                if !last_lines.is_empty() {
-                    text += "\n          its last lines:";
-                    for line in last_lines {
-                        text += &format!("\n{FAINT}          {stage} |{FAINT:#} {line}");
-                    }
-                }
-                if let Some(help) = help {
-                    for line in help.lines() {
-                        text += &format!("\n          {NOTE}help:{NOTE:#} {line}");
-                    }
-                }
-                text
-            }
+            EventKind::StageFailed { .. } => failure(&event.kind)?,
             EventKind::StageCancelled { .. } => return None,
             EventKind::Warning {
                 stage: Some(stage),
@@ -202,48 +171,89 @@ impl Plain {
             EventKind::Published { .. } => return None,
             EventKind::ImageNotWritten { image, error, help } => {
                 self.not_written += 1;
-                let mut text = format!("{BAD} refused{BAD:#}  {image} is not written: {error}");
-                for line in help.iter().flat_map(|help| help.lines()) {
-                    text += &format!("\n          {NOTE}help:{NOTE:#} {line}");
-                }
-                text
+                let text = format!("{BAD} refused{BAD:#}  {image} is not written: {error}");
+                text + &help_lines(help.as_deref())
             }
-            EventKind::RunFinished {
-                built,
-                cached,
-                failed,
-                cancelled,
-                wall_ms,
-            } => {
-                let mut parts = vec![format!("{built} built"), format!("{cached} cached")];
-                if *failed > 0 {
-                    parts.push(format!("{BAD}{failed} failed{BAD:#}"));
-                }
-                if *cancelled > 0 {
-                    parts.push(format!("{cancelled} not run"));
-                }
-                if self.not_written > 0 {
-                    let images = match self.not_written {
-                        1 => "1 image".to_owned(),
-                        many => format!("{many} images"),
-                    };
-                    parts.push(format!("{BAD}{images} not written{BAD:#}"));
-                }
-                let verdict = if *built == 0 { "nothing to do" } else { "done" };
-                let verdict = match *failed + *cancelled {
-                    _ if self.interrupted => "interrupted",
-                    0 if self.not_written == 0 => verdict,
-                    _ => "stopped",
-                };
+            EventKind::RunFinished { wall_ms, .. } => {
+                let ending = self.ending(&event.kind)?;
                 let report = self.report.text(&self.cwd);
-                format!(
-                    "{report}{verdict}: {} in {}",
-                    parts.join(", "),
-                    wall(*wall_ms)
-                )
+                format!("{report}{ending} in {}", wall(*wall_ms))
             }
         })
     }
+
+    /// How a run ended, and what became of its stages.
+    fn ending(&self, event: &EventKind) -> Option<String> {
+        let EventKind::RunFinished {
+            built,
+            cached,
+            failed,
+            cancelled,
+            ..
+        } = event
+        else {
+            return None;
+        };
+        let mut parts = vec![format!("{built} built"), format!("{cached} cached")];
+        if *failed > 0 {
+            parts.push(format!("{BAD}{failed} failed{BAD:#}"));
+        }
+        if *cancelled > 0 {
+            parts.push(format!("{cancelled} not run"));
+        }
+        if self.not_written > 0 {
+            let images = match self.not_written {
+                1 => "1 image".to_owned(),
+                many => format!("{many} images"),
+            };
+            parts.push(format!("{BAD}{images} not written{BAD:#}"));
+        }
+        let verdict = if *built == 0 { "nothing to do" } else { "done" };
+        let verdict = match *failed + *cancelled {
+            _ if self.interrupted => "interrupted",
+            0 if self.not_written == 0 => verdict,
+            _ => "stopped",
+        };
+        Some(format!("{verdict}: {}", parts.join(", ")))
+    }
+}
+
+/// What is said of a stage that gave no result.
+fn failure(event: &EventKind) -> Option<String> {
+    let EventKind::StageFailed {
+        stage,
+        error,
+        causes,
+        help,
+        last_lines,
+        diagnosis,
+        wall_ms,
+    } = event
+    else {
+        return None;
+    };
+    let time = seconds(Duration::from_millis(*wall_ms));
+    let mut text = format!("{BAD}  failed{BAD:#}  {stage}  after {time}: {error}");
+    for cause in causes {
+        text += &format!("\n          caused by: {cause}");
+    }
+    for line in diagnosis.lines(last_lines) {
+        text += &format!("\n          {line}");
+    }
+    if !last_lines.is_empty() {
+        text += "\n          its last lines:";
+        for line in last_lines {
+            text += &format!("\n{FAINT}          {stage} |{FAINT:#} {line}");
+        }
+    }
+    Some(text + &help_lines(help.as_deref()))
+}
+
+fn help_lines(help: Option<&str>) -> String {
+    let lines = help.into_iter().flat_map(str::lines);
+    lines
+        .map(|line| format!("\n          {NOTE}help:{NOTE:#} {line}"))
+        .collect()
 }
 
 impl Reporter for Plain {

@@ -89,24 +89,23 @@ impl SummaryPage {
                     time: time(*wall_ms),
                     ..SummaryRow::of(stage, "**failed**")
                 });
-                let mut text = format!("{error}\n");
-                causes
-                    .iter()
-                    .for_each(|cause| text += &format!("  caused by: {cause}\n"));
-                diagnosis
-                    .lines(last_lines)
-                    .iter()
-                    .for_each(|line| text += &format!("  {}\n", clipped(line)));
+                let mut lines = vec![error.clone()];
+                lines.extend(causes.iter().map(|cause| format!("  caused by: {cause}")));
+                let cause = diagnosis.lines(last_lines);
+                lines.extend(cause.iter().map(|line| format!("  {}", clipped(line))));
                 if !last_lines.is_empty() {
-                    text += "  its last lines:\n";
-                    last_lines
-                        .iter()
-                        .for_each(|line| text += &format!("    {}\n", clipped(line)));
+                    lines.push("  its last lines:".to_owned());
+                    lines.extend(
+                        last_lines
+                            .iter()
+                            .map(|line| format!("    {}", clipped(line))),
+                    );
                 }
-                help.iter()
-                    .flat_map(|help| help.lines())
-                    .for_each(|line| text += &format!("  help: {line}\n"));
-                self.failures.push((stage.clone(), text));
+                self.failure(stage, lines, help.as_deref());
+            }
+            EventKind::ImageNotWritten { image, error, help } => {
+                let lines = vec![format!("not written: {error}")];
+                self.failure(image, lines, help.as_deref());
             }
             EventKind::Locked {
                 changes,
@@ -156,6 +155,14 @@ impl SummaryPage {
             }
             _ => {}
         }
+    }
+
+    /// Takes note of what failed: the lines that say why, then what to do about it.
+    fn failure(&mut self, whose: &str, mut lines: Vec<String>, help: Option<&str>) {
+        let help = help.into_iter().flat_map(str::lines);
+        lines.extend(help.map(|line| format!("  help: {line}")));
+        self.failures
+            .push((whose.to_owned(), lines.join("\n") + "\n"));
     }
 
     fn row(&mut self, row: SummaryRow) {

@@ -137,22 +137,7 @@ impl AskedPackage<'_, '_> {
         let result = self.run(asked, &work)?;
         let mut packages = Vec::with_capacity(result.install.len());
         for package in result.install {
-            let ResolvedPackage { file, source, path } = package;
-            let key = (file.name.clone(), file.architecture.clone());
-            let ours = |files: &BTreeMap<_, LockPackage>| {
-                let found = files.get(&key).cloned();
-                found.ok_or_else(|| failed(format!("apt returned a file of {}", key.0)))
-            };
-            packages.push(match source.as_str() {
-                OWN => ours(&own)?,
-                KEPT => ours(&kept)?,
-                place => LockPackage {
-                    installed: None,
-                    archive: Some(self.archive(place)?.source.name.clone()),
-                    path: path.trim_start_matches("./").to_owned(),
-                    file,
-                },
-            });
+            packages.push(self.located(package, &own, &kept)?);
         }
         self.measure(&mut packages);
         let removed: Vec<_> = result
@@ -172,6 +157,31 @@ impl AskedPackage<'_, '_> {
             removed,
             ..entry(&self.facts, &self.archives)
         })
+    }
+
+    /// A package of apt's answer, with where its file was had: one of the user's, one that the lock keeps, or an archive's.
+    fn located(
+        &self,
+        package: ResolvedPackage,
+        own: &BTreeMap<(String, String), LockPackage>,
+        kept: &BTreeMap<(String, String), LockPackage>,
+    ) -> Result<LockPackage, ManagerError> {
+        let ResolvedPackage { file, source, path } = package;
+        let key = (file.name.clone(), file.architecture.clone());
+        let ours = |files: &BTreeMap<_, LockPackage>| {
+            let found = files.get(&key).cloned();
+            found.ok_or_else(|| failed(format!("apt returned a file of {}", key.0)))
+        };
+        match source.as_str() {
+            OWN => ours(own),
+            KEPT => ours(kept),
+            place => Ok(LockPackage {
+                installed: None,
+                archive: Some(self.archive(place)?.source.name.clone()),
+                path: path.trim_start_matches("./").to_owned(),
+                file,
+            }),
+        }
     }
 
     /// The archive that apt's answer calls by its place.
