@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use impasto_stages::print_duration;
+use serde_json::Value;
 
 use super::{Candidate, parent};
 use crate::base::human;
@@ -20,7 +21,9 @@ const NAMED: usize = 3;
 pub(super) fn check(subject: &Candidate<'_, '_>) -> Result<Vec<String>, ImageRefusal> {
     files(subject)?;
     packages(subject)?;
-    times(subject)
+    let mut warnings = times(subject)?;
+    warnings.extend(boot(subject)?);
+    Ok(warnings)
 }
 
 fn over(what: &str, is: &str, limit: &str, help: Option<String>) -> ImageRefusal {
@@ -156,6 +159,52 @@ fn brought(subject: &Candidate<'_, '_>) -> Result<Option<String>, ImageRefusal> 
     Ok(Some(lines.collect::<Vec<_>>().join("\n")))
 }
 
+/// How long the tested machines took to boot: an emulated one is slower than any that somebody will use, so it only warns.
+fn boot(subject: &Candidate<'_, '_>) -> Result<Vec<String>, ImageRefusal> {
+    let (Some(limit), false) = (subject.node.text.budget.boot, subject.gate.skip_tests) else {
+        return Ok(Vec::new());
+    };
+    let mut warnings = Vec::new();
+    let mut booted = false;
+    for &id in &subject.node.requires {
+        let label = &subject.gate.graph.node(id).label;
+        let report = subject.read(id, Some(&"report.json".to_owned())).ok();
+        let report = report.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        for (machine, seconds) in boots(&report.unwrap_or_default()) {
+            booted = true;
+            let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            if took <= limit {
+                continue;
+            }
+            let (what, took) = (format!("booting in test {label}"), human::seconds(took));
+            let limit = print_duration(limit);
+            if !machine.ends_with("tcg") {
+                return Err(over(&what, &took, &limit, None));
+            }
+            warnings.push(format!(
+                "{what} took {took} in an emulated machine, its budget is {limit}"
+            ));
+        }
+    }
+    if !booted {
+        warnings.push(
+            "its budget of boot time is not checked: no test that it requires boots it".to_owned(),
+        );
+    }
+    Ok(warnings)
+}
+
+/// The machines of a test's report, and how many seconds each took to boot.
+fn boots(report: &Value) -> Vec<(&str, f64)> {
+    let suites = report["suites"].as_array();
+    let boot = |suite: &'_ Value| suite["boot_seconds"].as_f64();
+    suites
+        .into_iter()
+        .flatten()
+        .filter_map(|suite| Some((suite["machine"].as_str()?, boot(suite)?)))
+        .collect()
+}
+
 /// Times: of what ran now; of stages that were cached it is only said that they took too long.
 fn times(subject: &Candidate<'_, '_>) -> Result<Vec<String>, ImageRefusal> {
     let budget = &subject.node.text.budget;
@@ -213,4 +262,21 @@ fn times(subject: &Candidate<'_, '_>) -> Result<Vec<String>, ImageRefusal> {
         ));
     }
     Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_of_a_report_tell_how_long_they_booted() {
+        let report = serde_json::json!({ "name": "smoke", "suites": [
+            { "name": "image", "checks": [] },
+            { "name": "bios", "machine": "QEMU 7.2, tcg", "boot_seconds": 31.25, "checks": [] },
+            { "name": "uefi", "machine": "QEMU 9.0, kvm", "boot_seconds": 4.0, "checks": [] },
+        ] });
+        let expected = vec![("QEMU 7.2, tcg", 31.25), ("QEMU 9.0, kvm", 4.0)];
+        assert_eq!(boots(&report), expected);
+        assert!(boots(&Value::Null).is_empty());
+    }
 }

@@ -3,10 +3,12 @@
 
 use std::io::Read;
 
+use impasto_store::claim::FileContent;
 use serde_json::{Map, Value};
 
 use super::Candidate;
 use crate::base::human;
+use crate::engine::graph::NodeId;
 use crate::engine::run::ImageRefusal;
 
 /// Longest file that is read, in bytes.
@@ -21,25 +23,29 @@ impl Candidate<'_, '_> {
             let stage = &self.gate.graph.node(part.node).label;
             let refuse = |why: String| Self::refuse(format!("`metadata.{name}` of {stage}: {why}"));
             let file = part.file.as_ref().map(ToString::to_string);
-            let found = self.hit(part.node).file(file.as_ref());
-            let Some(impasto_store::claim::FileContent::Blob(blob)) =
-                found.map(|file| &file.content)
-            else {
-                return Err(refuse("it is a disk image, not a text".to_owned()));
-            };
-            if blob.size > LIMIT {
-                let (size, limit) = (human::bytes(blob.size), human::bytes(LIMIT));
-                return Err(refuse(format!("it has {size}, at most {limit} are read")));
-            }
-            let mut bytes = Vec::new();
-            let reader = self.gate.store.open_blob(&blob.digest);
-            let mut reader = reader.map_err(|error| refuse(human::with_causes(&error)))?;
-            let read = reader.read_to_end(&mut bytes);
-            read.map_err(|error| refuse(human::with_causes(&error)))?;
+            let bytes = self.read(part.node, file.as_ref()).map_err(refuse)?;
             let value = parse(&bytes).map_err(refuse)?;
             all.insert(name, value);
         }
         Ok(all)
+    }
+
+    /// A small file that a node made; or why it cannot be had.
+    pub(super) fn read(&self, id: NodeId, file: Option<&String>) -> Result<Vec<u8>, String> {
+        let found = self.hit(id).file(file);
+        let Some(FileContent::Blob(blob)) = found.map(|file| &file.content) else {
+            return Err("it is a disk image, not a text".to_owned());
+        };
+        if blob.size > LIMIT {
+            let (size, limit) = (human::bytes(blob.size), human::bytes(LIMIT));
+            return Err(format!("it has {size}, at most {limit} are read"));
+        }
+        let mut bytes = Vec::new();
+        let reader = self.gate.store.open_blob(&blob.digest);
+        let mut reader = reader.map_err(|error| human::with_causes(&error))?;
+        let read = reader.read_to_end(&mut bytes);
+        read.map_err(|error| human::with_causes(&error))?;
+        Ok(bytes)
     }
 }
 
