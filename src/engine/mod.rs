@@ -15,7 +15,7 @@
 //! * [`history`] is the history of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
 //! * [`log`] keeps what stages print, [`failed`] the state in which one failed.
 //! * [`cause`] finds out why a stage failed, [`hints`] is what others say of it; [`forecast`] how long a build takes.
-//! * [`download`] fetches a file by its address; [`publish`] writes files for the user.
+//! * [`publish`] writes files for the user.
 
 pub mod cause;
 pub mod chain;

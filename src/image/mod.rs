@@ -4,7 +4,7 @@
 //! depends on when, where or how fast it ran, but the budgets of time.
 //!
 //! * [`layout`] names files; [`Gate`] decides whether they appear.
-//! * [`budget`] is what an image may cost; [`manifest`] is what it was made of.
+//! * `budget` is what an image may cost; `manifest` is what it was made of.
 
 mod budget;
 pub mod layout;

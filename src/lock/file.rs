@@ -64,7 +64,7 @@ pub struct LockEntry {
     pub combinations: Vec<String>,
     /// The distribution's name of the machine.
     pub architecture: String,
-    /// What was asked for: [`lines`](impasto_stages::packages::PackageRequest::lines).
+    /// What was asked for: [`lines`](impasto_stages::package_set::PackageRequest::lines).
     #[serde(default)]
     pub request: Vec<String>,
     /// What it was resolved against: a digest of what the stages below put into the disk.

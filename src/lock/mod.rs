@@ -1,7 +1,7 @@
 //! The lock: which package files the stages of a recipe get, as text beside the recipe.
 //! Knows its text and what it needs of a [`PackageManager`]; knows no graph, asks no archive, and runs no solver.
 //!
-//! A stage's kind says what it wants ([`PackageRequest`](impasto_stages::packages::PackageRequest)); the lock's entry says
+//! A stage's kind says what it wants ([`PackageRequest`](impasto_stages::package_set::PackageRequest)); the lock's entry says
 //! which files that came to, what it was asked, and what it was resolved against: the packages that the stages below put
 //! into the disk. An entry that was asked something else, or resolved against something else, is stale, and nothing of it
 //! is used. What is written is read back before, by the code that reads it in the next run.
