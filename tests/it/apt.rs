@@ -498,7 +498,7 @@ fn a_proxy_of_the_environment_is_used() {
         "{asked:?}"
     );
     assert!(
-        !site.project.claims().contains(&proxy.port.to_string()),
+        !site.project.claims().contains(&format!(":{}", proxy.port)),
         "it is nobody's business"
     );
 }

@@ -158,7 +158,7 @@ stage "test" "tiny" {
   memory    = "256MiB"
   checks = {
     up    = { console = "tiny system is up" }
-    quote = { run = "test $(id -u) = 0 && echo it\'s fine", after = ["up"] }
+    quote = { run = "test $(id -u) = 0 && echo it\\'s fine", after = ["up"] }
     long  = { script = join("\n", [for n in range(200) : "echo this is line ${n} of a long script"]), after = ["quote"] }
     CHECK
   }
