@@ -176,7 +176,7 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
     let said = site.said(&["build", "--progress", "plain"]);
     assert!(
         said.contains("impasto.lock cannot be used for stage one: line ")
-            && said.contains("\" is not a SHA-256: expected 64 digits of 0-9 and a-f")
+            && said.contains("\", which is not a SHA-256: 64 digits of 0-9 and a-f")
             && said.contains("\n  stage two: line ")
             && said.contains("\n  help: lock them again: impasto update one two"),
         "{said}"
