@@ -114,11 +114,9 @@ impl Build {
             self.skip_tests,
         )?;
         let gate = Gate {
-            recipe: &loaded.recipe,
-            graph: &loaded.graph,
-            store: &store,
             skip_tests: self.skip_tests,
             no_budget: self.no_budget,
+            ..Gate::new(&loaded.recipe, &loaded.graph, &store)
         };
         let planner = loaded.planner(&store, &self.rebuild)?;
         for selector in &self.rebuild {

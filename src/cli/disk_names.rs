@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use impasto_stages::action::Slot;
 use impasto_store::Store;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Claim, Outputs};
@@ -529,14 +528,7 @@ fn history_of<'p>(planner: &'p Planner<'_>, id: NodeId) -> Option<&'p NodeHistor
 
 /// The node whose disk a node changes, or writes as a file.
 fn from(loaded: &Loaded, id: NodeId) -> Option<NodeId> {
-    let node = loaded.graph.node(id);
-    node.lowered
-        .actions
-        .iter()
-        .find_map(|action| match &action.parent {
-            Some(Slot::Stage(stage)) => Some(node.parent(stage)),
-            _ => None,
-        })
+    crate::image::parent(&loaded.graph, id)
 }
 
 /// Whether a node writes another's disk as a file.

@@ -49,6 +49,7 @@ fn document(
 ) -> Result<Value, ImageRefusal> {
     let (gate, node) = (subject.gate, subject.node);
     let graph = gate.graph;
+    let (recipe, lock) = gate.sources();
     let nodes = subject.nodes();
     let axes: Map<String, Value> = graph
         .values(node.combination)
@@ -79,8 +80,8 @@ fn document(
         "matrix": axes,
         "tags": image.tags,
         "metadata": metadata,
-        "recipe": { "name": gate.recipe.name, "digest": recipe_digest(gate.recipe) },
-        "lock": BlobDigest::of(gate.graph.lock().to_string().as_bytes()).to_string(),
+        "recipe": { "name": gate.recipe.name, "digest": recipe },
+        "lock": lock,
         "source_date_epoch": gate.recipe.source_date_epoch,
         "impasto": env!("CARGO_PKG_VERSION"),
         "files": files,

@@ -40,6 +40,8 @@ pub struct Gate<'a> {
     pub skip_tests: bool,
     /// Whether images may cost what they like.
     pub no_budget: bool,
+    /// What names the recipe's text and its lock, once for all images.
+    pub(crate) sources: OnceCell<(String, String)>,
 }
 
 /// One image that is decided.
@@ -101,7 +103,27 @@ impl ImageGate for Gate<'_> {
     }
 }
 
-impl Gate<'_> {
+impl<'g> Gate<'g> {
+    /// What decides about images of this recipe; all that they require is run, and their budgets hold.
+    pub fn new(recipe: &'g Recipe, graph: &'g Graph, store: &'g Store) -> Self {
+        Gate {
+            recipe,
+            graph,
+            store,
+            skip_tests: false,
+            no_budget: false,
+            sources: OnceCell::new(),
+        }
+    }
+
+    /// The digests of the recipe's text and of its lock.
+    fn sources(&self) -> &(String, String) {
+        self.sources.get_or_init(|| {
+            let lock = BlobDigest::of(self.graph.lock().to_string().as_bytes());
+            (manifest::recipe_digest(self.recipe), lock.to_string())
+        })
+    }
+
     fn subject<'a, 'f>(&'a self, facts: &'a ImageFacts<'f>) -> Candidate<'a, 'f> {
         Candidate {
             gate: self,
@@ -131,8 +153,8 @@ impl Candidate<'_, '_> {
 
     /// All that its description depends on beside its files and its text: stages and their results.
     fn built_of(&self) -> String {
-        let mut text = BlobDigest::of(self.gate.graph.lock().to_string().as_bytes()).to_string();
-        text += &manifest::recipe_digest(self.gate.recipe);
+        let (recipe, lock) = self.gate.sources();
+        let mut text = format!("{lock}{recipe}");
         let required = self.node.requires.iter().filter(|_| !self.gate.skip_tests);
         for id in self.nodes().iter().chain(required) {
             let hit = self.hit(*id);
@@ -235,7 +257,7 @@ impl Candidate<'_, '_> {
 }
 
 /// The node whose disk a node begins with.
-fn parent(graph: &Graph, id: NodeId) -> Option<NodeId> {
+pub fn parent(graph: &Graph, id: NodeId) -> Option<NodeId> {
     let node = graph.node(id);
     let mut parents = node.lowered.actions.iter().map(|action| &action.parent);
     parents.find_map(|parent| match parent {

@@ -11,8 +11,8 @@ pub(super) const MAX_PICTURE: u64 = 128 << 20;
 
 /// A PNG of a PPM of three bytes a pixel (P6).
 pub(super) fn png(ppm: &[u8]) -> io::Result<Vec<u8>> {
-    let (width, height, pixels) =
-        parse(ppm).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is no picture"))?;
+    let (width, height, pixels) = parse(ppm)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is not a picture"))?;
     let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
     let mut head = Vec::with_capacity(13);
     head.extend(width.to_be_bytes());
