@@ -264,7 +264,6 @@ fn claim_all(dir: &Path, store: &Path) {
                 claim: id_of_claim,
                 result,
                 caveats: claim.caveats,
-                isolation: claim.isolation,
                 wall_ms: claim.cost.wall_ms,
             };
             assert!(matches!(

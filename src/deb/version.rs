@@ -71,21 +71,9 @@ impl<'a> Version<'a> {
         })
     }
 
-    /// The number before the colon; 0 without one.
-    pub fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
     /// The text as it was written.
     pub fn as_str(&self) -> &'a str {
         self.text
-    }
-
-    /// The text without epoch, as names of files have it.
-    pub fn without_epoch(&self) -> &'a str {
-        self.text
-            .split_once(':')
-            .map_or(self.text, |(_, rest)| rest)
     }
 }
 
@@ -258,7 +246,6 @@ mod tests {
         for text in ["1", " 1 ", "2147483647:1", "1:2:3", "a", "1-2-3", "1~-0~"] {
             assert!(Version::parse(text).is_ok(), "{text:?}");
         }
-        assert_eq!(version("3:1.2-1").without_epoch(), "1.2-1");
         assert_eq!(compare("1", "?"), Ordering::Greater);
     }
 

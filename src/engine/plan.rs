@@ -35,8 +35,6 @@ pub struct Hit {
     pub result: Outputs,
     /// What it is to be believed with, inputs' included.
     pub caveats: BTreeSet<Caveat>,
-    /// How strongly it was isolated.
-    pub isolation: Isolation,
     /// How long it took when it ran, in milliseconds.
     pub wall_ms: u64,
 }
@@ -48,7 +46,6 @@ impl Hit {
             claim: summary.claim,
             result: summary.result,
             caveats: summary.caveats,
-            isolation: summary.isolation,
             wall_ms: summary.wall_ms,
         }
     }

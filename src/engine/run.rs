@@ -117,6 +117,7 @@ pub struct Engine<'a> {
     ticks: u64,
     /// Taken with the first job: the collector keeps what this run uses.
     lease: Option<Lease>,
+    renewed: Instant,
     /// When what this run adds to roots and history was last written.
     saved: Instant,
     /// Whether something came since then.
@@ -189,6 +190,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// collector may delete.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a lease is renewed: collectors in other containers believe one for a day after it was written.
+const RENEW_EVERY: Duration = Duration::from_secs(3600);
+
 impl<'a> Engine<'a> {
     /// A run of what a selection names. `start` is when the command began.
     ///
@@ -240,6 +244,7 @@ impl<'a> Engine<'a> {
             progress: progress::Progress::default(),
             ticks: 0,
             lease: None,
+            renewed: Instant::now(),
             saved: Instant::now(),
             unsaved: false,
             missed: BTreeSet::new(),
@@ -354,6 +359,12 @@ impl<'a> Engine<'a> {
         self.look();
         if self.unsaved && self.saved.elapsed() > SAVE_EVERY {
             self.save(false);
+        }
+        if let Some(lease) = &self.lease
+            && self.renewed.elapsed() > RENEW_EVERY
+        {
+            lease.renew();
+            self.renewed = Instant::now();
         }
         if interrupt.is_cancelled() && !self.interrupted {
             self.interrupted = true;

@@ -12,8 +12,6 @@ use crate::recipe::scope::Scope;
 
 /// What is to be resolved.
 pub struct ResolveQuery<'a> {
-    /// The stage, as messages call it.
-    pub stage: &'a str,
     pub request: &'a PackageRequest,
     /// What the disk has that it goes into; for a root of its own, nothing.
     pub below: InstalledBase<'a>,

@@ -26,18 +26,15 @@ pub use manager::{
 pub use report::changes;
 
 use crate::base::bounded;
+use crate::base::io::IoError;
 use crate::recipe::Recipe;
 
 /// The lock cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// It cannot be read or written.
-    #[error("cannot {verb} the lock {}", path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// It is a link: who writes to it would write somewhere else, or would put a file in its place.
     #[error("cannot write the lock {}: it is a symbolic link", path.display())]
     Link { path: PathBuf },
@@ -71,11 +68,7 @@ impl LockFile {
                 reason,
             }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(LockFile::default()),
-            Err(source) => Err(LockError::Io {
-                verb: "read",
-                path: path.to_owned(),
-                source,
-            }),
+            Err(error) => Err(IoError::at("read the lock", path)(error)),
         }
     }
 
@@ -85,11 +78,7 @@ impl LockFile {
     /// # Errors
     /// It cannot be written, or is a symbolic link.
     pub fn save(&self, path: &Path, owner: &Owner) -> Result<(), LockError> {
-        let failed = |source| LockError::Io {
-            verb: "write",
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |error| IoError::at("write the lock", path)(error);
         let before = match std::fs::symlink_metadata(path) {
             Ok(found) if found.is_symlink() => {
                 return Err(LockError::Link {

@@ -142,7 +142,6 @@ impl Common<'_> {
             checksums: checksums.or((layout == ImageLayout::Directory).then(|| SUMS.to_owned())),
             sbom: reader.sbom(),
             budget: reader.budget(),
-            span: text.head,
         };
         reader.names(&image);
         let failed = reader.failed;

@@ -96,8 +96,6 @@ pub struct Image {
     pub checksums: Option<String>,
     pub sbom: Vec<String>,
     pub budget: ImageBudget,
-    /// The block's head in the text.
-    pub span: Span,
 }
 
 /// A file of an image.

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use serde::Serialize;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Label, Severity, Sources, Span};
 
@@ -38,16 +37,6 @@ impl Diagnostics {
             }
         }
         out
-    }
-
-    /// All diagnostics for machines: a list of objects.
-    pub fn to_json(&self) -> serde_json::Value {
-        let list: Vec<_> = self
-            .list
-            .iter()
-            .map(|diagnostic| JsonDiagnostic::new(diagnostic, &self.sources))
-            .collect();
-        serde_json::to_value(list).unwrap_or_default()
     }
 }
 
@@ -219,58 +208,4 @@ pub(super) fn neutral(text: &str) -> Cow<'_, str> {
             .map(|c| if c == '\n' { c } else { visible(c) })
             .collect(),
     )
-}
-
-/// A diagnostic for machines.
-#[derive(Serialize)]
-struct JsonDiagnostic<'a> {
-    severity: Severity,
-    message: &'a str,
-    places: Vec<JsonSpan<'a>>,
-    notes: &'a [String],
-    help: &'a [String],
-}
-
-#[derive(Serialize)]
-struct JsonSpan<'a> {
-    primary: bool,
-    file: &'a str,
-    line: u32,
-    column: u32,
-    start: u32,
-    end: u32,
-    label: &'a str,
-}
-
-impl<'a> JsonDiagnostic<'a> {
-    fn new(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Self {
-        let place = |label: &'a Label, primary: bool| {
-            let (line, column) = sources.position(label.span);
-            let file = sources
-                .get(label.span.file)
-                .map_or("", |text| text.name.as_str());
-            JsonSpan {
-                primary,
-                file,
-                line,
-                column,
-                start: label.span.start,
-                end: label.span.end,
-                label: &label.text,
-            }
-        };
-        let mut places: Vec<_> = diagnostic
-            .primary
-            .iter()
-            .map(|label| place(label, true))
-            .collect();
-        places.extend(diagnostic.secondary.iter().map(|label| place(label, false)));
-        JsonDiagnostic {
-            severity: diagnostic.severity,
-            message: &diagnostic.message,
-            places,
-            notes: &diagnostic.notes,
-            help: &diagnostic.help,
-        }
-    }
 }

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use impasto_stages::Secret;
 use serde_bytes::ByteBuf;
 
-use super::{SandboxError, io_error};
+use super::SandboxError;
 use crate::base::bounded;
 
 /// The host's own policy for steps with network, such as its mirrors: files and directories that these steps find below
@@ -93,8 +93,9 @@ impl HostView {
 }
 
 fn host_files(host_name: &str) -> Result<Vec<(String, ByteBuf)>, SandboxError> {
-    let read =
-        |path: &str| Ok(read_host_file(path, MAX_HOST_FILE)?.map(|text| (path.to_owned(), text)));
+    let read = |path: &str| -> Result<_, SandboxError> {
+        Ok(read_host_file(path, MAX_HOST_FILE)?.map(|text| (path.to_owned(), text)))
+    };
     let mut files = HOST_FILES
         .into_iter()
         .filter_map(|path| read(path).transpose())
@@ -117,6 +118,6 @@ fn read_host_file(path: &str, limit: u64) -> Result<Option<Vec<u8>>, SandboxErro
     match bounded::open(path).and_then(|file| file.take(limit).read_to_end(&mut content)) {
         Ok(_) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error("read", Path::new(path), error)),
+        Err(error) => Err(SandboxError::io("read", path)(error)),
     }
 }

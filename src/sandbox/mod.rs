@@ -21,7 +21,6 @@ mod trim;
 mod usage;
 
 use std::fmt;
-use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -45,6 +44,7 @@ use impasto_stages::Limits;
 use impasto_store::claim::Isolation;
 
 use crate::base::cancel::CancelToken;
+use crate::base::io::IoError;
 use crate::disk::guest::{RootError, RootSelector};
 
 /// The agent: a static executable, built with impasto.
@@ -189,16 +189,8 @@ pub struct SandboxInput<'a> {
     /// Its name: one path component.
     pub name: String,
     pub mode: u32,
-    /// Its bytes. A tree is a tar stream, to be laid out by a step.
-    pub content: InputContent<'a>,
-}
-
-/// Where an input's bytes are.
-pub enum InputContent<'a> {
-    Bytes(&'a [u8]),
-    Path(&'a Path),
-    /// Read once, to its end.
-    Reader(Box<dyn Read + 'a>),
+    /// Where its bytes are. A tree is a tar stream, to be laid out by a step.
+    pub path: &'a Path,
 }
 
 /// What a job tells while it runs.
@@ -368,19 +360,17 @@ pub enum SandboxError {
         source: impasto_store::qcow2::WriteError,
     },
     /// A call on the host's side failed.
-    #[error("cannot {verb} {}", .path.display())]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
 }
 
-fn io_error(verb: &'static str, path: &Path, source: io::Error) -> SandboxError {
-    SandboxError::Io {
-        verb,
-        path: path.to_path_buf(),
-        source,
+impl SandboxError {
+    /// What makes this of the system's error, for `map_err`.
+    pub(crate) fn io(
+        verb: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        IoError::at(verb, path)
     }
 }
 

@@ -19,7 +19,7 @@ use super::protocol::{
 };
 use super::{
     AgentStep, GuestEnvironment, Outcome, Output, SandboxError, SandboxEvent, SandboxJob,
-    ShellCommand, io_error,
+    ShellCommand,
 };
 use crate::disk::guest::{DiskLayout, FileSystem, RootChoice, choose_root};
 
@@ -332,7 +332,7 @@ impl<'a> GuestSession<'a> {
     fn handshake(&mut self) -> Result<[u8; 16], SessionError> {
         let mut nonce = [0; 16];
         getrandom(&mut nonce, GetRandomFlags::empty())
-            .map_err(|e| io_error("read", Path::new("random bytes"), e.into()))?;
+            .map_err(|error| SandboxError::io("read", "random bytes")(error.into()))?;
         self.demand_ok(&Request::Hello {
             version: VERSION,
             nonce,

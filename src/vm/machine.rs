@@ -12,9 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 
-use super::agent::ask_agent;
 use super::transcript::{Transcript, find};
 use super::{Console, QEMU, Spec, VmError, command, qmp};
 use crate::base::cancel::CancelToken;
@@ -234,21 +232,6 @@ impl Machine {
         }
     }
 
-    /// Asks the guest's agent whether it is there, until it is. The machine must have its socket at
-    /// [`Machine::agent_socket`].
-    ///
-    /// # Errors
-    /// It gave no answer in this time.
-    pub fn ping_agent(&self, patience: Duration) -> Result<(), VmError> {
-        ask_agent(
-            &self.work,
-            AGENT,
-            &json!({"execute": "guest-ping"}),
-            patience,
-        )
-        .map(drop)
-    }
-
     /// Where the agent's socket of a machine that impasto itself talks to is: to be given to QEMU, which runs in the
     /// machine's directory.
     pub fn agent_socket() -> PathBuf {
@@ -324,17 +307,6 @@ impl Machine {
     /// It has ended, or has no control socket.
     pub fn screenshot(&self) -> Result<Vec<u8>, VmError> {
         qmp::screenshot(&self.work).map_err(VmError::io("take a picture of", "the screen"))
-    }
-
-    /// Presses the power button and waits for the guest to switch itself off; ends the machine where it does not.
-    /// Whether the guest did it itself.
-    ///
-    /// # Errors
-    /// QEMU gave up, or cannot be waited for.
-    pub fn stop(mut self, patience: Duration, cancel: &CancelToken) -> Result<bool, VmError> {
-        let off = self.power_off(patience, cancel)?;
-        self.end()?;
-        Ok(off)
     }
 
     /// Presses the power button and waits for the guest to switch itself off: whether it did.

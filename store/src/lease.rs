@@ -154,4 +154,16 @@ mod tests {
         expected.retain(|name| *name != other_boot);
         assert_eq!(store.live_leases(None).unwrap(), expected);
     }
+
+    #[test]
+    fn a_renewed_lease_counts_for_another_day() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let lease = store.lease().unwrap();
+        let file = std::fs::File::open(dir.path().join(lease.name())).unwrap();
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        file.set_modified(old).unwrap();
+        lease.renew();
+        assert!(store.fs().stat(lease.name()).unwrap().unwrap().mtime() > 1_000_000_000);
+    }
 }

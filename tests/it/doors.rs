@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use impasto::sandbox::{AgentStep, InputContent, Outcome, SandboxInput, SandboxJob};
+use impasto::sandbox::{AgentStep, Outcome, SandboxInput, SandboxJob};
 
 use crate::base::{ROOT_START, base, tool};
 use crate::project::Project;
@@ -35,7 +35,7 @@ fn input() -> Vec<SandboxInput<'static>> {
     vec![SandboxInput {
         name: "doors".to_owned(),
         mode: 0o755,
-        content: InputContent::Path(doors()),
+        path: doors(),
     }]
 }
 

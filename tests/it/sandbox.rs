@@ -8,8 +8,8 @@ use impasto::base::cancel::CancelToken;
 use impasto::disk::guest::RootSelector;
 use impasto::sandbox::protocol::ProblemKind;
 use impasto::sandbox::{
-    AgentStep, FileOwner, Finished, GuestEnvironment, InputContent, InputKind, NamespaceSandbox,
-    Outcome, Sandbox, SandboxError, SandboxEvent, SandboxInput, SandboxJob, Stream,
+    AgentStep, FileOwner, Finished, GuestEnvironment, InputKind, NamespaceSandbox, Outcome,
+    Sandbox, SandboxError, SandboxEvent, SandboxInput, SandboxJob, Stream,
 };
 use impasto_stages::Limits;
 
@@ -325,9 +325,14 @@ fn inputs_are_copied_with_mode_and_owner() {
     link.set_mtime(1_600_000_000);
     tar.append_link(&mut link, "dir/link", "/etc/passwd")
         .unwrap();
-    let tar = tar.into_inner().unwrap();
-    let path = bench.dir.path().join("host-file");
-    std::fs::write(&path, "from a file").unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = bench.dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let one = file("host-one", b"bytes ");
+    let two = file("host-two", b"from a file");
+    let tree = file("host-tree", &tar.into_inner().unwrap());
 
     let copy = |input: &str, dest: &str, mode, owner, kind| AgentStep::CopyIn {
         input: input.to_owned(),
@@ -364,19 +369,15 @@ fn inputs_are_copied_with_mode_and_owner() {
     let mut all = commands(&["ln -s passwd /etc/link"]);
     all.extend(steps);
     all.extend(commands(&[look]));
-    let input = |name: &str, mode, content| SandboxInput {
+    let input = |name: &str, mode, path| SandboxInput {
         name: name.to_owned(),
         mode,
-        content,
+        path,
     };
     let inputs = vec![
-        input("one", 0o755, InputContent::Bytes(b"bytes ")),
-        input("two", 0o755, InputContent::Path(&path)),
-        input(
-            "tree",
-            0o644,
-            InputContent::Reader(Box::new(tar.as_slice())),
-        ),
+        input("one", 0o755, &one),
+        input("two", 0o755, &two),
+        input("tree", 0o644, &tree),
     ];
     assert_eq!(
         bench
@@ -406,7 +407,8 @@ fn a_tar_stream_cannot_lead_out_of_its_directory() {
     header.set_cksum();
     let mut tar = tar::Builder::new(Vec::new());
     tar.append(&header, std::io::empty()).unwrap();
-    let tar = tar.into_inner().unwrap();
+    let tree = bench.dir.path().join("host-tree");
+    std::fs::write(&tree, tar.into_inner().unwrap()).unwrap();
     let step = AgentStep::CopyIn {
         input: "tree".to_owned(),
         dest: "/a/b".to_owned(),
@@ -418,7 +420,7 @@ fn a_tar_stream_cannot_lead_out_of_its_directory() {
     let inputs = vec![SandboxInput {
         name: "tree".to_owned(),
         mode: 0o644,
-        content: InputContent::Bytes(&tar),
+        path: &tree,
     }];
     let finished = bench
         .run(SandboxJob {

@@ -502,8 +502,9 @@ fn a_machine_is_talked_to_and_stopped() {
         machine.wait_for(" two", soon(), &cancel).unwrap(),
         ConsoleMatch::Text
     );
+    let ping = json!({"execute": "guest-ping"});
     assert!(
-        machine.ping_agent(Duration::from_secs(1)).is_err(),
+        ask_agent(&work, "agent.sock", &ping, Duration::from_secs(1)).is_err(),
         "there is no agent in it"
     );
     cancel.cancel();
@@ -514,8 +515,9 @@ fn a_machine_is_talked_to_and_stopped() {
     // It has no idea of a power button.
     assert!(
         !machine
-            .stop(Duration::from_secs(1), &CancelToken::new())
+            .power_off(Duration::from_secs(1), &CancelToken::new())
             .unwrap()
     );
+    drop(machine);
     assert_eq!(leftovers(dir.path()), Vec::<String>::new());
 }

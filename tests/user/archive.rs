@@ -11,7 +11,7 @@ use crate::server::{Answer, CERTIFICATE, Request, Server, nobody};
 use impasto::base::cancel::CancelToken;
 use impasto::base::host::Host;
 use impasto::debian::archive::{
-    ArchiveSource, Cache, Client, DEBIAN_KEYS, DownloadRequest, DownloadSource, Keyring, NoCache,
+    ArchiveSource, Cache, Client, DEBIAN_KEYS, DownloadRequest, DownloadSource, Keyring,
     PackageIndex, Release, SignatureError, Trust,
 };
 use impasto::debian::mirror::{Mirror, MirrorChoice, Mirrors};
@@ -103,6 +103,17 @@ impl Bench {
             .map_err(|error| chain(&error))?;
         Ok((release, indexes))
     }
+}
+
+/// Keeps nothing.
+struct NoCache;
+
+impl Cache for NoCache {
+    fn get(&self, _: Sha256) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn put(&self, _: Sha256, _: &[u8]) {}
 }
 
 /// An error with its causes, without what differs from run to run.

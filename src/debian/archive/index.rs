@@ -36,17 +36,6 @@ pub trait Cache: Sync {
     fn put(&self, sha256: Sha256, text: &[u8]);
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoCache;
-
-impl Cache for NoCache {
-    fn get(&self, _sha256: Sha256) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn put(&self, _sha256: Sha256, _text: &[u8]) {}
-}
-
 /// Files in the order in which they were wanted; none where one is gone.
 type Packed = Vec<Option<Vec<u8>>>;
 

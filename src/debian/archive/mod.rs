@@ -24,7 +24,7 @@ mod unpack;
 pub use cleartext::Cleartext;
 pub use client::{Client, DownloadRequest, DownloadSource};
 pub use error::{ArchiveError, LOGIN};
-pub use index::{Cache, NoCache, PackageIndex};
+pub use index::{Cache, PackageIndex};
 pub use openpgp::{DEBIAN_KEYS, Keyring, SignatureError};
 pub use release::{Release, ReleaseEntry, ReleaseError};
 

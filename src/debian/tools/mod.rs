@@ -158,11 +158,6 @@ impl ToolboxTree {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// What keys have of it: the name of the set of packages.
-    pub fn digest(&self) -> Digest {
-        self.digest
-    }
 }
 
 /// The index as it lies on the disk: its digest, then its bytes.
@@ -361,7 +356,7 @@ mod tests {
         let store = Store::open(case.dir.path()).unwrap();
         let forget = || {
             store
-                .state_remove(&[CHECKED, &tree.digest().to_string()])
+                .state_remove(&[CHECKED, &tree.digest.to_string()])
                 .unwrap()
         };
         forget();

@@ -136,9 +136,11 @@ pub fn of_error(error: &(dyn Error + 'static)) -> Option<Cause> {
             }
             (Some(StoreError::Io { path, .. }), ..)
             | (_, Some(JobError::Io(IoError { path, .. })), _)
-            | (_, _, Some(SandboxError::Io { path, .. } | SandboxError::Overlay { path, .. })) => {
-                Some(path)
-            }
+            | (
+                _,
+                _,
+                Some(SandboxError::Io(IoError { path, .. }) | SandboxError::Overlay { path, .. }),
+            ) => Some(path),
             (_, _, Some(SandboxError::Failed(problem))) => {
                 errno = errno.or(problem.errno.map(Errno::from_raw_os_error));
                 None

@@ -315,13 +315,12 @@ impl Job {
                 .collect(),
         };
         let id = self.phase("write the claim", || self.store.put_claim(&claim))?;
-        let (result, isolation) = (made.result, made.isolation);
+        let result = made.result;
         let hit = Hit {
             action: digest,
             claim: id,
             result,
             caveats,
-            isolation,
             wall_ms,
         };
         let mut written = made.written;

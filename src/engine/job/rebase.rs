@@ -88,7 +88,7 @@ impl Job {
         let inputs = inputs.iter().map(|(name, path)| sandbox::SandboxInput {
             name: name.clone(),
             mode: 0o600,
-            content: sandbox::InputContent::Path(path),
+            path,
         });
         let job = sandbox::SandboxJob {
             work: &work,

@@ -26,8 +26,8 @@ use crate::engine::history::file_name;
 use crate::engine::inputs::{Input, copy_file, pack_tree};
 use crate::engine::log::{Lines, Redactor, Tail};
 use crate::sandbox::{
-    self, AgentStep, Culprit, FileOwner, Finished, InputContent, InputKind, NetworkPolicy, Outcome,
-    Output, Sandbox, SandboxError, SandboxEvent,
+    self, AgentStep, Culprit, FileOwner, Finished, InputKind, NetworkPolicy, Outcome, Output,
+    Sandbox, SandboxError, SandboxEvent,
 };
 
 impl Job {
@@ -279,7 +279,7 @@ impl Job {
             .map(|(name, mode, path)| sandbox::SandboxInput {
                 name: name.clone(),
                 mode: *mode,
-                content: InputContent::Path(path),
+                path,
             });
         let secrets = self
             .secrets

@@ -44,7 +44,6 @@ impl LockRun<'_> {
                     continue;
                 };
                 let query = ResolveQuery {
-                    stage: &node.label,
                     request,
                     below: base_of(graph, graph.lock(), id, |_| None),
                     secrets: &node.lowered.secrets,

@@ -201,7 +201,6 @@ impl Renewer<'_, '_> {
             .iter()
             .find(|entry| entry.architecture == ARCHITECTURE);
         let query = ResolveQuery {
-            stage: &node.label,
             request,
             below: base_of(graph, lock, id, |image| images.get(&image)),
             secrets: &node.lowered.secrets,

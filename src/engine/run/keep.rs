@@ -30,6 +30,7 @@ impl Engine<'_> {
     pub(super) fn hold(&mut self) -> Result<(), StoreError> {
         if self.lease.is_none() {
             self.lease = Some(self.planner.store().lease()?);
+            self.renewed = Instant::now();
             self.unsaved = true;
         }
         Ok(())

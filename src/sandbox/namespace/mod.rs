@@ -37,7 +37,7 @@ use super::terminal::SavedTerminal;
 use super::tools::run_tools_session;
 use super::{
     Finished, Sandbox, SandboxError, SandboxEvent, SandboxFacts, SandboxJob, SandboxKind, ToolEnd,
-    ToolEvent, ToolJob, agent_digest, io_error,
+    ToolEvent, ToolJob, agent_digest,
 };
 use crate::base::bounded;
 
@@ -229,7 +229,7 @@ impl GuestHost for NamespaceHost {
         // The agent mounts it from where it is.
         let text = path.to_str();
         text.map(str::to_owned)
-            .ok_or_else(|| io_error("name", path, io::Error::other("it is not UTF-8")))
+            .ok_or_else(|| SandboxError::io("name", path)(io::Error::other("it is not UTF-8")))
     }
 
     fn close(&mut self, link: &mut Link) -> Result<ClosedDisk, SessionError> {
@@ -270,7 +270,7 @@ fn durations(phases: Vec<(String, f64)>) -> Vec<(String, Duration)> {
 }
 
 fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
-    let file = File::create_new(path).map_err(|e| io_error("create", path, e))?;
+    let file = File::create_new(path).map_err(SandboxError::io("create", path))?;
     impasto_store::qcow2::create_overlay(&file, virtual_size).map_err(|source| {
         SandboxError::Overlay {
             path: path.to_path_buf(),

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
+use crate::sandbox::SandboxError;
 use crate::sandbox::limits::Group;
 use crate::sandbox::link::Link;
-use crate::sandbox::{SandboxError, io_error};
 
 /// Killing takes milliseconds; after this long something is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(60);
@@ -31,8 +31,8 @@ impl Supervisor {
     pub(super) fn start(executable: &Path, work: &Path) -> Result<Self, SandboxError> {
         let log = work.join("supervisor.log");
         let (ours, theirs) =
-            UnixStream::pair().map_err(|e| io_error("make", Path::new("a socket pair"), e))?;
-        let stderr = File::create(&log).map_err(|e| io_error("create", &log, e))?;
+            UnixStream::pair().map_err(SandboxError::io("make", "a socket pair"))?;
+        let stderr = File::create(&log).map_err(SandboxError::io("create", &log))?;
         #[expect(
             clippy::disallowed_methods,
             reason = "this is the sandbox, which runs programs"
@@ -45,7 +45,7 @@ impl Supervisor {
             // What is typed at the terminal is for impasto, which ends the sandbox in its own way.
             .process_group(0)
             .spawn()
-            .map_err(|e| io_error("start", executable, e))?;
+            .map_err(SandboxError::io("start", executable))?;
         Ok(Self {
             child,
             socket: Some(ours),
@@ -60,13 +60,12 @@ impl Supervisor {
         group: Option<Group>,
     ) -> Result<Link, SandboxError> {
         let socket = self.socket.take().expect("BUG: the link is taken once");
-        Link::new(socket, deadline, cancel, group)
-            .map_err(|e| io_error("use", Path::new("a socket"), e))
+        Link::new(socket, deadline, cancel, group).map_err(SandboxError::io("use", "a socket"))
     }
 
     /// Waits for the end of everything; the channel must be closed. True after exit 0.
     pub(super) fn end(&mut self) -> Result<bool, SandboxError> {
-        let wait = |e| io_error("wait for", Path::new("the supervisor"), e);
+        let wait = |error| SandboxError::io("wait for", "the supervisor")(error);
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().map_err(wait)? {

@@ -12,7 +12,7 @@ use super::{GuestSession, SessionError, unexpected};
 use crate::base::bounded;
 use crate::sandbox::limits::Culprit;
 use crate::sandbox::protocol::{Answer, Limit, MAX_DATA, Problem, Request, RunSubdir};
-use crate::sandbox::{InputContent, Outcome, Output, SandboxInput, io_error};
+use crate::sandbox::{Outcome, Output, SandboxError, SandboxInput};
 
 impl GuestSession<'_> {
     pub(super) fn put_all(
@@ -30,24 +30,9 @@ impl GuestSession<'_> {
             }
             self.put(RunSubdir::Secrets, name, 0o400, &mut bytes.as_slice())?;
         }
-        for SandboxInput {
-            name,
-            mode,
-            content,
-        } in inputs
-        {
-            match content {
-                InputContent::Bytes(mut bytes) => {
-                    self.put(RunSubdir::Inputs, &name, mode, &mut bytes)?
-                }
-                InputContent::Reader(mut reader) => {
-                    self.put(RunSubdir::Inputs, &name, mode, &mut reader)?
-                }
-                InputContent::Path(path) => {
-                    let mut file = bounded::open(path).map_err(|e| io_error("open", path, e))?;
-                    self.put(RunSubdir::Inputs, &name, mode, &mut file)?;
-                }
-            }
+        for SandboxInput { name, mode, path } in inputs {
+            let mut file = bounded::open(path).map_err(SandboxError::io("open", path))?;
+            self.put(RunSubdir::Inputs, &name, mode, &mut file)?;
         }
         Ok(())
     }
@@ -91,7 +76,9 @@ impl GuestSession<'_> {
                     .link
                     .send(&Request::Data(ByteBuf::from(&buffer[..count])))?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(io_error("read", Path::new(name), error).into()),
+                Err(error) => {
+                    return Err(SandboxError::io("read", name)(error).into());
+                }
             }
         }
     }
@@ -134,18 +121,18 @@ impl GuestSession<'_> {
             Answer::Problem(problem) => return Ok(Err(problem)),
             _ => return Err(unexpected()),
         };
-        let mut file = File::create_new(to).map_err(|e| io_error("create", to, e))?;
+        let mut file = File::create_new(to).map_err(SandboxError::io("create", to))?;
         let mut left = size;
         loop {
             match self.link.receive()? {
                 Answer::Data(bytes) if bytes.len() as u64 <= left => {
                     file.write_all(&bytes)
-                        .map_err(|e| io_error("write", to, e))?;
+                        .map_err(SandboxError::io("write", to))?;
                     left -= bytes.len() as u64;
                 }
                 Answer::Hole(count) if count <= left => {
                     file.seek_relative(count.cast_signed())
-                        .map_err(|e| io_error("write", to, e))?;
+                        .map_err(SandboxError::io("write", to))?;
                     left -= count;
                 }
                 Answer::Limit(limit) => return Err(self.reached_by(limit, name)),
@@ -155,7 +142,7 @@ impl GuestSession<'_> {
             }
         }
         // A hole at the end is not written.
-        file.set_len(size).map_err(|e| io_error("write", to, e))?;
+        file.set_len(size).map_err(SandboxError::io("write", to))?;
         Ok(Ok(Output {
             name: name.to_owned(),
             path: to.to_path_buf(),

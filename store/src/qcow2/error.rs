@@ -238,25 +238,6 @@ pub enum SourceError {
     Stopped(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Why a chain cannot be put together.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ChainError {
-    /// A chain needs one layer at least.
-    #[error("a chain needs at least one layer")]
-    Empty,
-    /// A layer above another must have clusters that hold whole chunks.
-    #[error(
-        "layer {position} has clusters of {cluster_size} bytes, a layer above another needs at least 65536"
-    )]
-    SmallClusters {
-        /// Counted from the bottom, which is 0.
-        position: usize,
-        /// Bytes.
-        cluster_size: u64,
-    },
-}
-
 /// Why a layer file could not be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

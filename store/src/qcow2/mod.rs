@@ -2,11 +2,10 @@
 //! Knows open files and bytes; no path, store, digest or manifest. Never starts a program.
 //!
 //! * [`Qcow2::open`] is the gate: it accepts a file only after every table entry in it was looked at.
-//! * [`ChunkSource`] is how everything else reads a disk: [`Qcow2`], [`RawFile`], [`Chain`].
+//! * [`ChunkSource`] is how everything else reads a disk: [`Qcow2`], [`RawFile`].
 //! * [`create_overlay`] makes the empty file that `qemu-storage-daemon` writes a stage's changes into.
 //! * [`encode_chunk`] and [`Writer`] make a layer file, which is a plain qcow2 of zstd clusters.
 
-mod chain;
 mod codec;
 mod error;
 mod gate;
@@ -17,11 +16,10 @@ mod reader;
 mod table;
 mod writer;
 
-pub use chain::Chain;
 pub use codec::{
     ENCODER, Encoded, EncoderId, MAX_FRAME, MAX_WINDOW, decode_frame, encode_chunk, is_zero,
 };
-pub use error::{ChainError, DecodeError, GateError, SourceError, WriteError};
+pub use error::{DecodeError, GateError, SourceError, WriteError};
 pub use header::{Compression, HEADER_AREA, Header, MAGIC, MAX_VIRTUAL_SIZE};
 pub use overlay::create_overlay;
 pub use raw::RawFile;
@@ -40,17 +38,6 @@ pub enum Content {
     /// Nothing is stored; the buffer was filled with zeros.
     Zero,
     /// The buffer holds what is stored, which may still be all zero.
-    Data,
-}
-
-/// What one layer says about a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// Nothing: the chunk is as in the parent, or zero where there is none.
-    Absent,
-    /// It reads as zeros, whatever the parent says.
-    Zero,
-    /// It has content of its own.
     Data,
 }
 

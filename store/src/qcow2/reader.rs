@@ -13,7 +13,7 @@ use super::error::{GateError, SourceError};
 use super::gate;
 use super::header::{Header, MAGIC};
 use super::table::{Geometry, Mapping};
-use super::{CHUNK, ChunkSource, Content, Presence, chunk_range};
+use super::{CHUNK, ChunkSource, Content, chunk_range};
 
 /// Bytes of L2 tables that one image keeps in memory.
 const L2_CACHE: u64 = 4 << 20;
@@ -87,33 +87,6 @@ impl Qcow2 {
 
     pub fn header(&self) -> &Header {
         &self.header
-    }
-
-    /// The file, for those who copy frames out of it.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Bytes of the file when it was opened.
-    pub fn file_length(&self) -> u64 {
-        self.geometry.file_length
-    }
-
-    /// What this file says about a chunk. Where clusters are smaller than chunks it counts as present as soon as one
-    /// of its clusters is.
-    pub fn presence(&self, index: u64) -> Result<Presence, SourceError> {
-        let (start, length) = chunk_range(index, self.header.virtual_size)?;
-        let bits = self.header.cluster_bits;
-        let mut tables = L2Tables::new(self);
-        let mut found = Presence::Absent;
-        for cluster in start >> bits..=(start + length as u64 - 1) >> bits {
-            match tables.mapping(cluster)? {
-                Mapping::Unallocated => {}
-                Mapping::Zero { .. } => found = Presence::Zero,
-                Mapping::Data { .. } | Mapping::Compressed { .. } => return Ok(Presence::Data),
-            }
-        }
-        Ok(found)
     }
 
     fn table(&self, l1_index: usize) -> Result<Option<Arc<[u64]>>, SourceError> {

@@ -92,12 +92,6 @@ fn no_control_character_reaches_the_reader() {
     }
 }
 
-#[test]
-fn machines_read_the_same() {
-    let json = errors("two").to_json();
-    insta::assert_snapshot!(serde_json::to_string_pretty(&json).expect("it is JSON"));
-}
-
 fn refuse_bytes(bytes: &[u8]) -> String {
     match parse_bytes(bytes, &Registry::default()) {
         Ok(_) => panic!("the recipe is valid"),
