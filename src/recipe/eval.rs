@@ -3,6 +3,9 @@
 //!
 //! A part that fails reports itself and gives [`Failed`]; its neighbours are still evaluated, so that one run finds all.
 
+mod comprehension;
+mod template;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -11,7 +14,7 @@ use impasto_stages::{Data, Marks, Number, NumberError, Value};
 use super::budget::Budget;
 use super::convert::{self, MAX_TEXT, same, show};
 use super::diagnostic::{Diagnostic, Sources, Span};
-use super::expr::{BinaryOp, Expr, ExprNode, For, Template, TemplatePart, UnaryOp};
+use super::expr::{BinaryOp, Expr, ExprNode, UnaryOp};
 use super::files::Files;
 use super::functions::{Fail, Function, FunctionBody};
 
@@ -361,104 +364,6 @@ impl Evaluator {
         Err(Failed)
     }
 
-    fn for_expr(&mut self, parts: &For) -> EvalResult {
-        let collection = self.eval(&parts.collection)?;
-        let mut marks = collection.marks.clone();
-        let items = self.items(parts.collection.span, &collection)?;
-        let depth = self.scope.len();
-        let mut failed = false;
-        let mut values = Vec::new();
-        let mut object = BuiltText::default();
-        for (key, value) in items {
-            self.scope.extend(parts.keyed.then_some(key));
-            self.scope.push(value);
-            let before = self.diagnostics.len();
-            if self
-                .for_item(parts, &mut marks, &mut values, &mut object)
-                .is_err()
-            {
-                failed = true;
-                if self.budget.is_exhausted()
-                    || self.diagnostics.len() >= MAX_REPORTS && self.diagnostics.len() >= before
-                {
-                    self.scope.truncate(depth);
-                    break;
-                }
-            }
-            self.scope.truncate(depth);
-        }
-        if failed {
-            return Err(Failed);
-        }
-        let data = match parts.key.is_some() {
-            true => Data::Object(object.into_attributes().into()),
-            false => Data::List(values.into()),
-        };
-        Ok(Value {
-            data,
-            marks,
-            origin: None,
-        })
-    }
-
-    fn for_item(
-        &mut self,
-        parts: &For,
-        marks: &mut Marks,
-        values: &mut Vec<Value>,
-        object: &mut BuiltText,
-    ) -> Result<(), Failed> {
-        if let Some(condition) = &parts.condition {
-            let value = self.eval(condition)?;
-            marks.unite(&value.marks);
-            if !self.truth(condition.span, &value)? {
-                return Ok(());
-            }
-        }
-        let Some(key_expr) = &parts.key else {
-            values.push(self.eval(&parts.value)?);
-            return Ok(());
-        };
-        let key = self.eval(key_expr);
-        let value = self.eval(&parts.value)?;
-        let key = self.key(key_expr.span, &key?, marks)?;
-        if parts.grouping {
-            object.groups.entry(key).or_default().push(value);
-            return Ok(());
-        }
-        if object.values.contains_key(&key) {
-            let message = format!("two elements have the same key, {}", quoted(&key, marks));
-            let help = "write `...` after the value to group the values of equal keys into lists";
-            return self.fail(Diagnostic::at(key_expr.span, message).help(help));
-        }
-        object.values.insert(key, value);
-        Ok(())
-    }
-
-    /// A collection's keys and values.
-    fn items<'v>(&mut self, span: Span, collection: &'v Value) -> Result<Items<'v>, Failed> {
-        match &collection.data {
-            Data::List(items) => Ok(Box::new(
-                items
-                    .iter()
-                    .enumerate()
-                    .map(|(index, item)| (convert::int(index), item.clone())),
-            )),
-            Data::Object(items) => {
-                Ok(Box::new(items.iter().map(|(key, item)| {
-                    (Value::string(key.as_str()), item.clone())
-                })))
-            }
-            _ => self.fail(Diagnostic::at(
-                span,
-                format!(
-                    "`for` needs a list or an object, found {}",
-                    show(collection)
-                ),
-            )),
-        }
-    }
-
     /// Pays for what a text has grown.
     fn grown(&mut self, span: Span, out: &mut BoundedWriter) -> Result<(), Failed> {
         let grown = (out.text.len() - out.paid) as u64;
@@ -469,122 +374,6 @@ impl Evaluator {
                 span,
                 format!("the string would be larger than {} MiB", MAX_TEXT >> 20),
             ));
-        }
-        Ok(())
-    }
-
-    fn template(&mut self, span: Span, template: &Template) -> EvalResult {
-        if let [TemplatePart::Value(only)] = template.parts.as_slice() {
-            // "${x}" is x itself, of whatever type.
-            return self.eval(only);
-        }
-        let mut writer = BoundedWriter {
-            text: String::new(),
-            marks: Marks::default(),
-            verbatim: true,
-            paid: 0,
-        };
-        self.parts(&template.parts, &mut writer)?;
-        self.grown(span, &mut writer)?;
-        let origin = if writer.verbatim {
-            template.origin.clone()
-        } else {
-            None
-        };
-        Ok(Value {
-            data: Data::String(writer.text.into()),
-            marks: writer.marks,
-            origin,
-        })
-    }
-
-    /// A template file's text.
-    pub(super) fn template_text(&mut self, span: Span, parts: &[TemplatePart]) -> EvalResult {
-        let mut writer = BoundedWriter {
-            text: String::new(),
-            marks: Marks::default(),
-            verbatim: false,
-            paid: 0,
-        };
-        self.parts(parts, &mut writer)?;
-        self.grown(span, &mut writer)?;
-        Ok(Value {
-            data: Data::String(writer.text.into()),
-            marks: writer.marks,
-            origin: None,
-        })
-    }
-
-    fn parts(&mut self, parts: &[TemplatePart], out: &mut BoundedWriter) -> Result<(), Failed> {
-        let mut failed = false;
-        for part in parts {
-            failed |= self.part(part, out).is_err();
-        }
-        if failed { Err(Failed) } else { Ok(()) }
-    }
-
-    fn part(&mut self, part: &TemplatePart, out: &mut BoundedWriter) -> Result<(), Failed> {
-        match part {
-            TemplatePart::Text(text) => out.text.push_str(text),
-            TemplatePart::Value(expr) => {
-                let value = self.eval(expr)?;
-                out.marks.unite(&value.marks);
-                let Some(text) = convert::to_text(&value) else {
-                    let message = format!("{} cannot be part of a string", show(&value));
-                    let help = match value.data {
-                        Data::List(_) => "use `join(\", \", …)`, or `jsonencode(…)`",
-                        Data::Object(_) => "use `jsonencode(…)`, or one of its attributes",
-                        Data::Null => "use `coalesce(…, \"\")` if it may be null",
-                        _ => {
-                            "a stage is not a string: pass it to a parameter that takes a stage, such as `inputs` of \
-                              `run`"
-                        }
-                    };
-                    return self.fail(Diagnostic::at(expr.span, message).help(help));
-                };
-                out.verbatim &= !text.contains('\n');
-                out.text.push_str(&text);
-                self.grown(expr.span, out)?;
-            }
-            TemplatePart::If {
-                condition,
-                then,
-                otherwise,
-            } => {
-                out.verbatim = false;
-                let value = self.eval(condition)?;
-                out.marks.unite(&value.marks);
-                let chosen = if self.truth(condition.span, &value)? {
-                    then
-                } else {
-                    otherwise
-                };
-                self.parts(chosen, out)?;
-            }
-            TemplatePart::For {
-                keyed,
-                collection,
-                body,
-            } => {
-                out.verbatim = false;
-                let value = self.eval(collection)?;
-                out.marks.unite(&value.marks);
-                let depth = self.scope.len();
-                let mut failed = false;
-                for (key, value) in self.items(collection.span, &value)? {
-                    self.scope.extend(keyed.then_some(key));
-                    self.scope.push(value);
-                    failed |= self.parts(body, out).is_err();
-                    self.scope.truncate(depth);
-                    self.grown(collection.span, out)?;
-                    if failed && self.budget.is_exhausted() {
-                        break;
-                    }
-                }
-                if failed {
-                    return Err(Failed);
-                }
-            }
         }
         Ok(())
     }

@@ -1,9 +1,13 @@
 //! All access of the store to its files: names beneath one directory, durable publishing, reserve, clock, counters.
 //! Knows files and directories, not what they hold.
 
+mod publish;
+mod remove;
+mod temp;
+
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,8 +17,10 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use crate::crash;
 use crate::error::{Error, ObjectKind, Result};
-use crate::holder::Holder;
 use crate::owner::Owner;
+
+pub(crate) use temp::Temp;
+use temp::temp_name;
 
 /// Store directories are the user's own.
 const DIR_MODE: Mode = Mode::RWXU;
@@ -62,14 +68,6 @@ pub(crate) struct StoreFs {
     /// Whose files these are.
     owner: Owner,
     counters: Counters,
-}
-
-/// A file in `tmp/` that nobody else knows; deleted when dropped unpublished.
-#[derive(Debug)]
-pub(crate) struct Temp {
-    fs: Arc<StoreFs>,
-    file: File,
-    name: String,
 }
 
 /// Seconds and nanoseconds by the clock of the store's file system.
@@ -512,248 +510,6 @@ impl StoreFs {
         Ok(dir)
     }
 
-    fn sync_dir(&self, name: &str) -> Result<()> {
-        let fd = self
-            .open_dir(name)
-            .map_err(|errno| self.error("open", name, errno))?;
-        self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
-        rustix::fs::fsync(fd).map_err(|errno| self.error("sync", name, errno))
-    }
-
-    /// Publishes files under their names, all durable when this returns: every file is synced before the first gets its
-    /// name, then the directories are. Says for each whether it is new; where a name is taken, the file that has it
-    /// stays, and the caller must look at what it holds.
-    pub(crate) fn publish(&self, files: &[(&Temp, &str)]) -> Result<Vec<bool>> {
-        crash::point("publish.before-sync");
-        for (temp, name) in files {
-            rustix::fs::fchmod(&temp.file, FILE_MODE)
-                .map_err(|errno| self.error("change the mode of", name, errno))?;
-            self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
-            rustix::fs::fsync(&temp.file).map_err(|errno| self.error("sync", name, errno))?;
-        }
-        crash::point("publish.synced");
-        let mut touched = Vec::new();
-        let mut new = Vec::with_capacity(files.len());
-        for (temp, name) in files {
-            if !new.is_empty() {
-                crash::point("publish.half-linked");
-            }
-            new.push(self.link(temp, name, &mut touched)?);
-            touched.push(split(name).0.to_owned());
-        }
-        crash::point("publish.linked");
-        touched.sort_unstable();
-        touched.dedup();
-        touched.iter().try_for_each(|dir| self.sync_dir(dir))?;
-        Ok(new)
-    }
-
-    /// Gives a file its name, in a directory that is made where it is missing. Whether the name was free, or is the
-    /// file's own already.
-    fn link(&self, temp: &Temp, name: &str, touched: &mut Vec<String>) -> Result<bool> {
-        let (parent, last) = split(name);
-        let tmp = self
-            .open_dir("tmp")
-            .map_err(|errno| self.error("open", "tmp", errno))?;
-        // A collector may remove the directory between the calls, while it is empty.
-        for _ in 0..RACES {
-            self.make_dirs(parent, touched)?;
-            let dir = match self.open_dir(parent) {
-                Err(rustix::io::Errno::NOENT) => continue,
-                other => other.map_err(|errno| self.error("open", parent, errno))?,
-            };
-            match rustix::fs::linkat(&tmp, split(&temp.name).1, &dir, last, AtFlags::empty()) {
-                Ok(()) => return Ok(true),
-                // A file system over a network may have done it and lost the answer: then it is our own inode.
-                Err(rustix::io::Errno::EXIST) => {
-                    let there = rustix::fs::statat(&dir, last, AtFlags::SYMLINK_NOFOLLOW);
-                    let ours = temp
-                        .file
-                        .metadata()
-                        .map_err(|source| self.io_error("stat", name, source))?;
-                    return Ok(there.is_ok_and(|there| {
-                        (there.st_dev, there.st_ino) == (ours.dev(), ours.ino())
-                    }));
-                }
-                Err(rustix::io::Errno::NOENT) => {}
-                Err(errno) => return Err(self.error("publish", name, errno)),
-            }
-        }
-        Err(self.error("publish", name, rustix::io::Errno::NOENT))
-    }
-
-    /// Puts a file in the place of another, or in a free one, at once and durably.
-    pub(crate) fn publish_over(&self, temp: Temp, name: &str) -> Result<()> {
-        self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
-        rustix::fs::fsync(&temp.file).map_err(|errno| self.error("sync", name, errno))?;
-        crash::point("root.before-rename");
-        let mut touched = Vec::new();
-        let parent = split(name).0;
-        self.make_dirs(parent, &mut touched)?;
-        let dir = self
-            .open_dir(parent)
-            .map_err(|errno| self.error("open", parent, errno))?;
-        self.rename_over(&temp, &dir, name)?;
-        touched.push(parent.to_owned());
-        touched.iter().try_for_each(|dir| self.sync_dir(dir))
-    }
-
-    /// Puts a file in the place of another, or in a free one, at once but not durably: for caches.
-    pub(crate) fn replace(self: &Arc<Self>, name: &str, bytes: &[u8]) -> Result<()> {
-        let mut temp = self.temp()?;
-        temp.write_all(bytes)?;
-        crash::point("state.before-rename");
-        let parent = split(name).0;
-        self.make_dirs(parent, &mut Vec::new())?;
-        let dir = self
-            .open_dir(parent)
-            .map_err(|errno| self.error("open", parent, errno))?;
-        self.rename_over(&temp, &dir, name)
-    }
-
-    /// Gives a temporary file its name, in `dir`, in the place of any other. A directory that has the name goes to the trash.
-    fn rename_over(&self, temp: &Temp, dir: &OwnedFd, name: &str) -> Result<()> {
-        let tmp = self
-            .open_dir("tmp")
-            .map_err(|errno| self.error("open", "tmp", errno))?;
-        let rename = || rustix::fs::renameat(&tmp, split(&temp.name).1, dir, split(name).1);
-        let renamed = match rename() {
-            Err(
-                rustix::io::Errno::ISDIR | rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST,
-            ) => {
-                self.trash(name)?;
-                rename()
-            }
-            other => other,
-        };
-        renamed.map_err(|errno| self.error("replace", name, errno))
-    }
-
-    /// Puts a directory in the place of another, or in a free one, at once but not durably: for caches. The other one goes
-    /// to the trash.
-    pub(crate) fn publish_dir(&self, from: &str, to: &str) -> Result<()> {
-        self.make_dirs(split(to).0, &mut Vec::new())?;
-        let open = |name| {
-            self.open_dir(split(name).0)
-                .map_err(|errno| self.error("open", split(name).0, errno))
-        };
-        let (from_dir, to_dir) = (open(from)?, open(to)?);
-        loop {
-            let (last, new) = (split(from).1, split(to).1);
-            let exchange = rustix::fs::RenameFlags::EXCHANGE;
-            match rustix::fs::renameat_with(&from_dir, last, &to_dir, new, exchange) {
-                Ok(()) => return self.trash(from),
-                Err(rustix::io::Errno::NOENT) => {}
-                // Not every file system can exchange.
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => self.trash(to)?,
-                Err(errno) => return Err(self.error("replace", to, errno)),
-            }
-            match rustix::fs::renameat(&from_dir, last, &to_dir, new) {
-                Ok(()) => return Ok(()),
-                // Another process was first.
-                Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => {}
-                Err(errno) => return Err(self.error("replace", to, errno)),
-            }
-        }
-    }
-
-    /// Moves something to `trash/` under a new name, so that a good one can take its place.
-    pub(crate) fn trash(&self, name: &str) -> Result<()> {
-        let (parent, last) = split(name);
-        self.make_dirs("trash", &mut Vec::new())?;
-        let from = match self.open_dir(parent) {
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
-            other => other.map_err(|errno| self.error("open", parent, errno))?,
-        };
-        let to = self
-            .open_dir("trash")
-            .map_err(|errno| self.error("open", "trash", errno))?;
-        match rustix::fs::renameat(&from, last, &to, format!("{}-{last}", random_name())) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(errno) => Err(self.error("move to the trash", name, errno)),
-        }
-    }
-
-    /// Moves what is in the way to the trash, which may be in the way itself.
-    fn clear(&self, error: Error) -> Result<()> {
-        let Error::WrongType { path, .. } = &error else {
-            return Err(error);
-        };
-        tracing::warn!(%error, "moved to the trash");
-        let name = path
-            .strip_prefix(&self.path)
-            .ok()
-            .and_then(Path::to_str)
-            .unwrap_or_default()
-            .to_owned();
-        if name != "trash" {
-            return self.trash(&name);
-        }
-        let aside = random_name();
-        let moved = |from: &str, to: &OwnedFd, new: &str| {
-            rustix::fs::renameat(&self.root, from, to, new)
-                .map_err(|errno| self.error("move to the trash", from, errno))
-        };
-        moved("trash", &self.root, &aside)?;
-        self.make_dirs("trash", &mut Vec::new())?;
-        let trash = self
-            .open_dir("trash")
-            .map_err(|errno| self.error("open", "trash", errno))?;
-        moved(&aside, &trash, &format!("{aside}-trash"))
-    }
-
-    /// Deletes a file or an empty directory; one that is gone, or a directory that is not empty, is left alone.
-    pub(crate) fn remove(&self, name: &str, is_dir: bool) -> Result<()> {
-        let (parent, last) = split(name);
-        let dir = match self.open_dir(parent) {
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
-            other => other.map_err(|errno| self.error("open", parent, errno))?,
-        };
-        match rustix::fs::unlinkat(
-            &dir,
-            last,
-            if is_dir {
-                AtFlags::REMOVEDIR
-            } else {
-                AtFlags::empty()
-            },
-        ) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) if is_dir => Ok(()),
-            Err(errno) => Err(self.error("delete", name, errno)),
-        }
-    }
-
-    /// Deletes a directory with all that is in it, without recursion and through no symbolic link. What is mounted in it
-    /// is an error: it may be the machine's own files.
-    pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
-        let mut stack = vec![(name.to_owned(), false)];
-        while let Some((dir, emptied)) = stack.pop() {
-            if emptied {
-                self.remove(&dir, true)?;
-                continue;
-            }
-            let fd = match self.open_resolved(
-                &dir,
-                OFlags::DIRECTORY | OFlags::RDONLY,
-                ResolveFlags::NO_XDEV,
-            ) {
-                Err(rustix::io::Errno::NOENT) => continue,
-                other => other.map_err(|errno| self.error("delete", &dir, errno))?,
-            };
-            stack.push((dir.clone(), true));
-            for entry in self.entries(&dir, fd)? {
-                let path = format!("{dir}/{}", entry.name);
-                if entry.is_dir {
-                    stack.push((path, false))
-                } else {
-                    self.remove(&path, false)?
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Says that something was used just now. A store that cannot be written cannot be collected either, so that is not an error.
     pub(crate) fn freshen(&self, name: &str) {
         if let Ok(fd) = self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK) {
@@ -781,58 +537,6 @@ impl StoreFs {
             nanos: stat.mtime_nsec(),
         })
     }
-}
-
-impl Temp {
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Asks the kernel to begin to write out a range, so that the sync at the end has less to wait for.
-    pub(crate) fn start_writing(&self, range: std::ops::Range<u64>) {
-        // posix_fadvise(2): pages that are not written yet are queued to be, and stay; an error changes nothing.
-        if let Some(length) = std::num::NonZeroU64::new(range.end.saturating_sub(range.start)) {
-            let _ = rustix::fs::fadvise(
-                &self.file,
-                range.start,
-                Some(length),
-                rustix::fs::Advice::DontNeed,
-            );
-        }
-    }
-
-    /// Where it is, for messages.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.fs.full(&self.name)
-    }
-
-    /// Appends bytes.
-    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        (&self.file)
-            .write_all(bytes)
-            .map_err(|source| self.fs.io_error("write", &self.name, source))
-    }
-}
-
-impl Temp {
-    /// Deletes the temporary name; others that the file has got stay.
-    pub(crate) fn unlink(&mut self) {
-        // A temporary name that stays is garbage, not a hit; the collector takes it.
-        if let Ok(dir) = self.fs.open_dir("tmp") {
-            let _ = rustix::fs::unlinkat(dir.as_fd(), split(&self.name).1, AtFlags::empty());
-        }
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        self.unlink();
-    }
-}
-
-/// A new name in `tmp/`, which says whose it is: what a process that lives has there is its own.
-fn temp_name() -> String {
-    format!("tmp/{}{}", Holder::prefix(), &random_name()[16..])
 }
 
 /// The word for what a file is.

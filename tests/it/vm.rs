@@ -504,7 +504,7 @@ fn a_machine_is_talked_to_and_stopped() {
     );
     let ping = json!({"execute": "guest-ping"});
     assert!(
-        ask_agent(&work, "agent.sock", &ping, Duration::from_secs(1)).is_err(),
+        ask_agent(&work, "agent", &ping, Duration::from_secs(1)).is_err(),
         "there is no agent in it"
     );
     cancel.cancel();

@@ -1,11 +1,11 @@
 //! Actions of a sandbox: inputs copied in, steps run, the overlay sealed, the log kept.
 //! Knows what a sandbox takes and gives, not how it works.
 
-use std::cmp::Reverse;
+mod log_file;
+mod stage_inputs;
+mod text;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,22 +13,21 @@ use impasto_stages::action::{Action, Bound, Executor, RootSpec, SandboxRoot, Ste
 use impasto_stages::{Secret, volatile};
 use impasto_store::Error as StoreError;
 use impasto_store::claim::{FileContent, OutputFile, Outputs};
-use impasto_store::inputs::TreeNode;
 use impasto_store::meter::Metered;
 
 use super::known::Start;
-use super::{Enter, Job, JobError, JobInput, JobOutput, StageFailure, create};
+use super::{Enter, Job, JobError, JobOutput, StageFailure};
 use crate::base::bounded;
 use crate::disk::guest;
 use crate::disk::tree::Tree;
 use crate::engine::cause::{self, Clues, Evidence, SourceLocation, What};
-use crate::engine::history::file_name;
-use crate::engine::inputs::{Input, copy_file, pack_tree};
-use crate::engine::log::{Lines, Redactor, Tail};
 use crate::sandbox::{
-    self, AgentStep, Culprit, FileOwner, Finished, InputKind, NetworkPolicy, Outcome, Output,
-    Sandbox, SandboxError, SandboxEvent,
+    self, AgentStep, FileOwner, Finished, NetworkPolicy, Outcome, Output, Sandbox, SandboxError,
+    SandboxEvent,
 };
+
+pub(super) use log_file::LogFile;
+use text::{failed_step, outcome_text, step_name};
 
 impl Job {
     pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
@@ -329,198 +328,6 @@ impl Job {
         })
     }
 
-    /// Copies an input to where nobody else writes: its permission bits, and what it is there. The files of a tree get the
-    /// time `epoch`, in seconds since 1970, or keep their own where that is none. `is_listed` is whether a program may list
-    /// a directory of it: in which order that happens differs between builds.
-    pub(super) fn lay_out(
-        &self,
-        input: &JobInput,
-        epoch: Option<u64>,
-        file: &mut File,
-        path: &Path,
-        is_listed: bool,
-    ) -> Result<(u32, InputKind), JobError> {
-        Ok(match input {
-            JobInput::Local {
-                path: from,
-                input: Input::File(planned),
-                scope,
-            } => {
-                copy_file(scope, from, file, planned.blob.digest)?;
-                (planned.mode, InputKind::File)
-            }
-            JobInput::Local {
-                path: from,
-                input: Input::Tree { entries, .. },
-                scope,
-            } => {
-                let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
-                if is_listed && self.context.sandbox.environment.reordered {
-                    // Directories come before what they hold.
-                    entries
-                        .to_mut()
-                        .sort_by_key(|entry| Reverse(matches!(entry.node, TreeNode::Dir(_))));
-                    let files =
-                        entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
-                    entries.to_mut()[files..].reverse();
-                }
-                pack_tree(scope, from, &entries, epoch, &mut io::BufWriter::new(file))?;
-                (0o755, InputKind::Tar)
-            }
-            JobInput::Blob { from, blob, mode } => {
-                let mut reader = self
-                    .store
-                    .open_blob(&blob.digest)
-                    .map_err(Self::missed(*from))?;
-                self.meter.begin("copying", Some(blob.size));
-                io::copy(&mut reader, &mut Metered::new(file, &self.meter))
-                    .map_err(JobError::io("write", path))?;
-                (*mode, InputKind::File)
-            }
-            JobInput::Derived {
-                from,
-                disk,
-                derived,
-                mode,
-            } => {
-                self.write_again(*from, disk, derived, file)?;
-                (*mode, InputKind::File)
-            }
-        })
-    }
-
-    /// Copies everything that the steps read to where nobody else writes, and names it for the agent.
-    pub(super) fn stage_inputs(
-        &self,
-        action: &Action<Bound>,
-        scratch: &Path,
-        staged: &mut Staged,
-    ) -> Result<(), JobError> {
-        let mut kinds = BTreeMap::new();
-        let packages =
-            |name: &str| action.packages.is_some() && name.starts_with(super::install::LOCAL);
-        for (place, (name, input)) in self
-            .inputs
-            .iter()
-            .enumerate()
-            .filter(|(_, (name, _))| !packages(name))
-        {
-            let path = scratch.join(format!("input-{place}"));
-            let mut file = create(&path)?;
-            let used_by_step = action
-                .steps
-                .iter()
-                .any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
-            let epoch =
-                (!keeps_times(action, name)).then(|| action.source_date_epoch.unwrap_or_default());
-            let (mode, kind) = self.lay_out(input, epoch, &mut file, &path, !used_by_step)?;
-            kinds.insert(name.clone(), kind);
-            let name = match kind {
-                // A tree that scripts read is laid out beside the files, under its own name.
-                InputKind::Tar if !used_by_step => {
-                    // No user's name begins like this.
-                    let (input, dest) = (
-                        format!("-tree-{place}"),
-                        format!("/run/impasto/inputs/{name}"),
-                    );
-                    let step = AgentStep::CopyIn {
-                        input: input.clone(),
-                        dest,
-                        mode: None,
-                        owner: None,
-                        kind,
-                        modified: None,
-                    };
-                    staged.steps.push(step);
-                    staged.unpacked += 1;
-                    input
-                }
-                _ => name.clone(),
-            };
-            staged.inputs.push((name, mode, path));
-        }
-        for (index, step) in action.steps.iter().enumerate() {
-            let step = self.stage_step(index, step, &kinds, scratch, staged)?;
-            staged.steps.push(step);
-        }
-        Ok(())
-    }
-
-    /// A step as the agent takes it; what it reads beside inputs is staged. `kinds` says what each input is.
-    fn stage_step(
-        &self,
-        index: usize,
-        step: &Step,
-        kinds: &BTreeMap<String, InputKind>,
-        scratch: &Path,
-        staged: &mut Staged,
-    ) -> Result<AgentStep, JobError> {
-        Ok(match step {
-            Step::Script { text } => {
-                let name = format!("script-{index}");
-                staged
-                    .scripts
-                    .push((name.clone(), text.clone().into_bytes()));
-                AgentStep::Script { name }
-            }
-            Step::ShowRoot => AgentStep::ShowRoot,
-            Step::Command { line } => AgentStep::Command { line: line.clone() },
-            Step::CopyIn {
-                input,
-                dest,
-                mode,
-                owner,
-                keep_times,
-            } => AgentStep::CopyIn {
-                input: input.clone(),
-                dest: dest.clone(),
-                mode: *mode,
-                owner: owner.as_deref().map(parse_owner),
-                kind: kinds[input],
-                modified: self.inputs.iter().find(|(name, _)| name == input).and_then(
-                    |(_, found)| match found {
-                        JobInput::Local {
-                            input: Input::File(file),
-                            ..
-                        } if *keep_times => Some(file.modified),
-                        _ => None,
-                    },
-                ),
-            },
-            Step::WriteFile {
-                dest,
-                text,
-                mode,
-                owner,
-            } => {
-                let input = format!("text-{index}");
-                let path = scratch.join(&input);
-                create(&path)?
-                    .write_all(text.as_bytes())
-                    .map_err(JobError::io("write", &path))?;
-                staged.inputs.push((input.clone(), *mode, path));
-                let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
-                AgentStep::CopyIn {
-                    input,
-                    dest,
-                    mode: Some(*mode),
-                    owner,
-                    kind: InputKind::File,
-                    modified: None,
-                }
-            }
-            Step::Import { .. }
-            | Step::Fetch { .. }
-            | Step::Convert { .. }
-            | Step::Bootstrap { .. }
-            | Step::Test { .. }
-            | Step::TestReport { .. }
-            | Step::AssembleDisk { .. } => {
-                panic!("BUG: a step for others was sent to a guest")
-            }
-        })
-    }
-
     /// Where a step stands that failed: the line of its script, as far as its shell names one, or its command; and the
     /// stage.
     fn places(
@@ -611,89 +418,6 @@ pub(super) struct Staged {
     pub(super) unpacked: usize,
 }
 
-/// A stage's log: every line goes to its file and to the engine.
-pub(super) struct LogFile<'a> {
-    job: &'a Job,
-    lines: Lines,
-    tail: Tail,
-    clues: Clues,
-    file: Option<io::BufWriter<File>>,
-}
-
-impl<'a> LogFile<'a> {
-    /// `more` are secrets that the job does not know of.
-    pub(super) fn create(job: &'a Job, more: &[Secret]) -> Self {
-        // A log that cannot be kept is no reason not to build.
-        let file = job.context.logs.as_ref().ok().and_then(|dir| {
-            let path = dir.join(format!("{}.log", file_name(&job.names[0])));
-            // The log of a node is that of all of its units.
-            if job.unit == 0 {
-                // Other nodes may have had this one's log as theirs.
-                let _ = std::fs::remove_file(&path);
-            }
-            let mut open = File::options();
-            open.create(true)
-                .write(true)
-                .truncate(job.unit == 0)
-                .append(job.unit > 0);
-            // Root writes here for whoever owns the directory, and through no link of theirs.
-            open.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-            let file = open.open(&path).ok()?;
-            let stat = file.metadata().ok()?;
-            if stat.nlink() == 1 && stat.uid() != job.store.owner().uid() {
-                job.store.owner().give(&file).ok()?;
-            }
-            for other in &job.names[1..] {
-                let link = dir.join(format!("{}.log", file_name(other)));
-                let _ = std::fs::remove_file(&link);
-                let _ = std::fs::hard_link(&path, &link);
-            }
-            Some(io::BufWriter::new(file))
-        });
-        let redactor = match more {
-            [] => job.redactor.clone(),
-            more => Redactor::new(job.secrets.values().chain(more)),
-        };
-        LogFile {
-            job,
-            lines: Lines::new(redactor),
-            tail: Tail::default(),
-            clues: Clues::default(),
-            file,
-        }
-    }
-
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        let mut whole = Vec::new();
-        self.lines.push(bytes, &mut |line| whole.push(line));
-        whole.into_iter().for_each(|line| self.take(line));
-    }
-
-    /// What failed before this did not fail for it.
-    pub(super) fn begin_step(&mut self) {
-        self.clues.begin_step();
-    }
-
-    fn take(&mut self, line: String) {
-        self.tail.push(&line);
-        self.clues.push(&line);
-        if let Some(file) = &mut self.file
-            && writeln!(file, "{line}").is_err()
-        {
-            self.file = None;
-        }
-        self.job.line(line);
-    }
-
-    /// The last lines, and what all of them hint at.
-    pub(super) fn finish(mut self) -> (Vec<String>, Clues) {
-        let mut last = Vec::new();
-        self.lines.finish(&mut |line| last.push(line));
-        last.into_iter().for_each(|line| self.take(line));
-        (self.tail.into_lines(), self.clues)
-    }
-}
-
 /// A sandbox's facts in the form in which claims record them.
 /// `network` is the policy by which steps had the network.
 pub(super) fn record(
@@ -735,72 +459,6 @@ fn parse_owner(owner: &str) -> FileOwner {
     FileOwner {
         user: user.to_owned(),
         group: group.to_owned(),
-    }
-}
-
-/// The step at which a job ended, as its index among the sandbox's.
-fn failed_step(outcome: &Outcome) -> Option<usize> {
-    match outcome {
-        Outcome::StepFailed { index, .. } | Outcome::StepRefused { index, .. } => Some(*index),
-        Outcome::LimitReached(reached) => match reached.by {
-            Some(Culprit::Step(index)) => Some(index),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// How messages call a step of an Action; the first ones, of the sandbox alone, lay out inputs.
-fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String {
-    match index
-        .checked_sub(unpacked)
-        .and_then(|index| steps.get(index))
-    {
-        None => "copying the inputs".to_owned(),
-        Some(Step::Script { .. }) => "the script".to_owned(),
-        Some(Step::ShowRoot) => "showing the root".to_owned(),
-        Some(Step::Command { .. }) => format!("command {}", index - unpacked + 1),
-        Some(Step::CopyIn { dest, .. } | Step::WriteFile { dest, .. }) => {
-            format!("copying to {dest}")
-        }
-        Some(_) => format!("step {}", index - unpacked + 1),
-    }
-}
-
-fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
-    let step = |index: usize| step_name(steps, unpacked, index);
-    match outcome {
-        Outcome::StepFailed {
-            index,
-            code: Some(code),
-            ..
-        } => format!("{} exited with code {code}", step(*index)),
-        Outcome::StepFailed { index, signal, .. } => {
-            format!(
-                "{} was killed by signal {}",
-                step(*index),
-                signal.unwrap_or_default()
-            )
-        }
-        Outcome::StepRefused { index, problem } => format!("{} failed: {problem}", step(*index)),
-        Outcome::OutputRefused { name, problem } => {
-            format!("the output {name:?} cannot be copied out: {problem}")
-        }
-        Outcome::TimedOut { after } => {
-            format!(
-                "it was stopped after its timeout of {}",
-                crate::base::human::seconds(*after)
-            )
-        }
-        Outcome::LimitReached(reached) => match &reached.by {
-            Some(Culprit::Step(index)) => format!("{} reached the {reached}", step(*index)),
-            Some(Culprit::Named(name)) => format!("{name:?} reached the {reached}"),
-            None => format!("it reached the {reached}"),
-        },
-        Outcome::Damaged { problem } => format!("the disk was damaged: {problem}"),
-        Outcome::Ok | Outcome::Cancelled | Outcome::ShellEnded { .. } => {
-            panic!("BUG: {outcome:?} is no failure")
-        }
     }
 }
 
