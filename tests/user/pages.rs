@@ -314,3 +314,39 @@ fn targets_of_make_that_are_named_exist() {
     }
     assert!(paths.len() > 10, "{} targets", paths.len());
 }
+
+#[test]
+fn every_variable_that_is_read_is_explained() {
+    let project = Project::new();
+    let help = project.ok(&["help", "environment"]);
+    let literal = Regex::new(r#""(IMPASTO_[A-Z_]*)""#).unwrap();
+    // Of the build and of our own processes among themselves.
+    let internal = [
+        "IMPASTO_AGENT",
+        "IMPASTO_COMMIT",
+        "IMPASTO_",
+        "IMPASTO_VAR_",
+    ];
+    let mut found = BTreeSet::new();
+    for entry in walkdir::WalkDir::new(root().join("src")) {
+        let entry = entry.unwrap();
+        if entry
+            .path()
+            .extension()
+            .is_some_and(|ending| ending == "rs")
+        {
+            let text = fs::read_to_string(entry.path()).unwrap();
+            found.extend(literal.captures_iter(&text).map(|name| name[1].to_owned()));
+        }
+    }
+    assert!(found.len() > internal.len(), "{found:?}");
+    for name in found
+        .iter()
+        .filter(|name| !internal.contains(&name.as_str()))
+    {
+        assert!(
+            help.lines().any(|line| line == name),
+            "`impasto help environment` does not explain {name}"
+        );
+    }
+}
