@@ -18,7 +18,7 @@ use super::{RecipeArgs, exit};
 use crate::disk::image::ForeignFormat;
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::history::NodeHistory;
-use crate::engine::plan::{PlanState, Planner, file_format, is};
+use crate::engine::plan::{PlanState, file_format, is};
 use crate::image::origins;
 use crate::inspect::sbom::Origins;
 use crate::recipe::recipe_files;
@@ -333,8 +333,8 @@ impl<'s> DiskNames<'s> {
         let id = disk_node(loaded, selector)?;
         let mut planner = loaded.planner(&store, &[])?;
         let states = planner.plan(&[id])?;
-        let memory = history_of(&planner, id).cloned();
-        let parent = from(loaded, id).and_then(|from| history_of(&planner, from).cloned());
+        let memory = planner.last_history(id).cloned();
+        let parent = from(loaded, id).and_then(|from| planner.last_history(from).cloned());
         drop(planner);
         let place = self.session.place(&args);
         Ok(SelectorMatch {
@@ -519,11 +519,6 @@ fn stored(name: &str, layer: LayerRef) -> NamedDisk {
         label: name.to_owned(),
         origin: DiskOrigin::Store { layer, tree: None },
     }
-}
-
-/// The history of a node's last unit of work, which makes its disk.
-fn history_of<'p>(planner: &'p Planner<'_>, id: NodeId) -> Option<&'p NodeHistory> {
-    (0..).map_while(|unit| planner.history_of(id, unit)).last()
 }
 
 /// The node whose disk a node changes, or writes as a file.

@@ -76,7 +76,7 @@ fn explain(
                 let words: Vec<_> = hit.caveats.iter().map(ToString::to_string).collect();
                 text += &format!("  with:  {}\n", words.join(", "));
             }
-            if let Some(last) = planner.history_of(id, 0) {
+            if let Some(last) = planner.last_history(id) {
                 let took = human::seconds(Duration::from_millis(last.wall_ms));
                 let ago = human::seconds(Duration::from_secs(now.saturating_sub(last.at)));
                 text += &format!(

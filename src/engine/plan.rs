@@ -568,6 +568,11 @@ impl<'a> Planner<'a> {
             .find_map(|name| self.history.run(&chain_step_name(name, unit)))
     }
 
+    /// The history of a node's last unit, which makes its disk.
+    pub fn last_history(&self, id: NodeId) -> Option<&NodeHistory> {
+        (0..).map_while(|unit| self.history_of(id, unit)).last()
+    }
+
     fn reason(
         &self,
         last: Option<&NodeHistory>,

@@ -80,17 +80,29 @@ pub fn changes(before: &[Field], now: &[Field], names: &ReasonNames<'_>) -> Vec<
         .iter()
         .map(|field| (&*field.path, &*field.value))
         .collect();
+    // A step's own field is its type, of which the fields below it tell more.
+    let says_less = |path: &str, fields: &[Field]| {
+        path.starts_with("steps[")
+            && path.ends_with(']')
+            && fields.iter().any(|field| {
+                field
+                    .path
+                    .strip_prefix(path)
+                    .is_some_and(|rest| rest.starts_with('.'))
+            })
+    };
     let mut lines = Vec::new();
     // In the order of the description, so that what is told first is what stands first in the stage.
     for field in now {
         match old.get(&*field.path) {
             Some(value) if *value == field.value => {}
             Some(value) => lines.push(changed(&field.path, value, &field.value, names)),
+            None if says_less(&field.path, now) => {}
             None => lines.push(added(&field.path, &field.value, names)),
         }
     }
     for field in before {
-        if !new.contains_key(&*field.path) {
+        if !new.contains_key(&*field.path) && !says_less(&field.path, before) {
             lines.push(match package_name(&field.path) {
                 Some(package) => format!("package {package} was removed"),
                 None => format!("{} was removed", name(&field.path)),
@@ -120,6 +132,14 @@ fn changed(path: &str, before: &str, now: &str, names: &ReasonNames<'_>) -> Stri
             .map(ReasonNames::slot)
             .unwrap_or_default();
         return format!("the disk of {parent} changed");
+    }
+    if last(path) == "made_by" {
+        let slot = match input_name(path) {
+            Some(input) => names.template.inputs.get(input),
+            None => names.template.parent.as_ref(),
+        };
+        let what = slot.map(ReasonNames::slot).unwrap_or_default();
+        return format!("{what} was made again, which counts because of `cutoff = \"off\"`");
     }
     if let Some(package) = package_name(path) {
         let version = |value: &str| value.split(' ').next().unwrap_or_default().to_owned();
@@ -154,13 +174,8 @@ fn changed(path: &str, before: &str, now: &str, names: &ReasonNames<'_>) -> Stri
         };
         return format!("{}: line {line} changed{place}", name(path));
     }
-    format!(
-        "{}: {} → {}{}",
-        name(path),
-        shown(before),
-        shown(now),
-        place(path, names)
-    )
+    let (before, now) = shown_pair(before, now);
+    format!("{}: {before} → {now}{}", name(path), place(path, names))
 }
 
 fn added(path: &str, now: &str, names: &ReasonNames<'_>) -> String {
@@ -214,7 +229,7 @@ fn last(path: &str) -> &str {
 /// A field's path as people call it: `steps[0].script` is `script`, `steps[2].command` is `command 3`.
 fn name(path: &str) -> String {
     let Some(rest) = path.strip_prefix("steps[") else {
-        return path.replace('_', " ");
+        return words(path);
     };
     match rest.split_once(']') {
         Some((index, "")) => format!(
@@ -226,12 +241,48 @@ fn name(path: &str) -> String {
             match index.parse::<usize>() {
                 Ok(0) if field == "script" => field.to_owned(),
                 Ok(index) if field == "command" => format!("command {}", index + 1),
-                Ok(index) => format!("step {}: {}", index + 1, field.replace('_', " ")),
+                Ok(index) => format!("step {}: {}", index + 1, words(field)),
                 Err(_) => path.to_owned(),
             }
         }
         None => path.to_owned(),
     }
+}
+
+/// Our own names as words; those of users, in quotes, as they are.
+fn words(path: &str) -> String {
+    let parts = path.split('"').enumerate().map(|(place, part)| {
+        if place % 2 == 0 {
+            part.replace('_', " ")
+        } else {
+            part.to_owned()
+        }
+    });
+    parts.collect::<Vec<_>>().join("\"")
+}
+
+/// Two values that differ, each short enough for one line; of long ones that begin alike, what surrounds the difference.
+fn shown_pair(before: &str, now: &str) -> (String, String) {
+    let (old, new) = (shown(before), shown(now));
+    if old != new {
+        return (old, new);
+    }
+    let same = before
+        .chars()
+        .zip(now.chars())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let from = same.saturating_sub(20);
+    let part = |value: &str| {
+        let part: String = value.chars().skip(from).take(57).collect();
+        let end = if value.chars().count() > from + 57 {
+            "…"
+        } else {
+            ""
+        };
+        format!("…{part:?}{end}")
+    };
+    (part(before), part(now))
 }
 
 fn octal(mode: &str) -> String {
@@ -379,5 +430,52 @@ mod tests {
             ["this version of impasto works differently (engine epoch 1 → 2)"]
         );
         assert!(told(&[("network", "false")], &[("network", "false")]).is_empty());
+    }
+
+    #[test]
+    fn names_of_users_are_left_as_they_are() {
+        assert_eq!(
+            told(&[(r#"env["MY_VAR"]"#, "1")], &[(r#"env["MY_VAR"]"#, "2")]),
+            [r#"env["MY_VAR"]: 1 → 2"#]
+        );
+        assert_eq!(
+            told(&[("source_date_epoch", "1")], &[("source_date_epoch", "2")]),
+            ["source date epoch: 1 → 2"]
+        );
+    }
+
+    #[test]
+    fn long_values_show_where_they_differ() {
+        let long = |end: &str| format!("echo {} {end}", "a".repeat(80));
+        let path = "steps[1].command";
+        assert_eq!(
+            told(&[(path, &long("one"))], &[(path, &long("two"))]),
+            [
+                r#"command 2: …"aaaaaaaaaaaaaaaaaaa one" → …"aaaaaaaaaaaaaaaaaaa two" (scripts/a.sh:30)"#
+            ]
+        );
+    }
+
+    #[test]
+    fn a_step_that_came_or_went_is_told_once_by_what_it_does() {
+        let with = [
+            ("steps[0]", "command"),
+            ("steps[0].command", "true"),
+            ("steps[1]", "command"),
+            ("steps[1].command", "echo b"),
+        ];
+        assert_eq!(
+            told(&with[..2], &with),
+            [r#"command 2: "echo b" was added (scripts/a.sh:30)"#]
+        );
+        assert_eq!(told(&with, &with[..2]), ["command 2 was removed"]);
+    }
+
+    #[test]
+    fn without_cutoff_a_stage_that_ran_again_is_named() {
+        assert_eq!(
+            told(&[("from.made_by", "a")], &[("from.made_by", "b")]),
+            [r#"stage base was made again, which counts because of `cutoff = "off"`"#]
+        );
     }
 }
