@@ -31,7 +31,7 @@ fn now() -> u64 {
 fn quick() -> Options {
     Options {
         connect: Duration::from_secs(5),
-        stall: Duration::from_millis(300),
+        stall: Duration::from_secs(1),
         back_off: Duration::from_millis(5),
         authorities: CERTIFICATE.to_vec(),
         ..Options::default()
