@@ -43,8 +43,9 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "as",
         Type::OneOf(&["disk", "file"]),
-        "What the file is. Default: a disk if it is a qcow2 image or contains a partition table or a file system, else \
-         a file.",
+        "What the file is. Default: a disk if it is a disk image (qcow2, VMDK, VHD, VHDX, VDI) or contains a partition table \
+         or a file system, else a file. A compressed file (gzip, xz, zstd) is a disk only where this says so: what it holds, \
+         or the `disk.raw` of a tar archive in it.",
     ),
     ParamSpec::optional(
         "root",
@@ -61,12 +62,12 @@ const PARAMS: &[ParamSpec] = &[
 
 fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Host);
     let as_a = match params.text("as") {
         Some("disk") => ImportAs::Disk,
         Some("file") => ImportAs::File,
         _ => ImportAs::Auto,
     };
+    let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Host);
     let checksum = match params.text("checksum").map(|text| (text, sha256(text))) {
         Some((text, None)) => {
             let error = ParamError::new("checksum", format!("{text:?} is not a SHA-256 checksum"));
