@@ -23,6 +23,7 @@ mod packages;
 mod results;
 mod seal;
 mod site;
+mod tests;
 mod trees;
 
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ use results::Results;
 type Comparison = fn() -> Vec<measure::Row>;
 
 /// Name on the command line, and what gives its rows.
-const ROWS: [(&str, Comparison); 12] = [
+const ROWS: [(&str, Comparison); 13] = [
     ("noop", noop::rows),
     ("oneline", oneline::rows),
     ("plan", graph::rows),
@@ -44,6 +45,7 @@ const ROWS: [(&str, Comparison); 12] = [
     ("demo", demo::rows),
     ("trees", trees::rows),
     ("packages", packages::rows),
+    ("tests", tests::rows),
     ("exchanges", trees::exchanges),
 ];
 

@@ -99,6 +99,13 @@ impl Host {
         self.xdg("XDG_CACHE_HOME", ".cache").join("impasto")
     }
 
+    /// The directory for temporary files that may be too large for a file system in memory (hier(7)).
+    pub fn large_temporary_files(&self) -> PathBuf {
+        let dir = self.var("TMPDIR").map(PathBuf::from);
+        dir.filter(|dir| dir.is_absolute())
+            .unwrap_or_else(|| "/var/tmp".into())
+    }
+
     /// The directory of the user's settings, of all programs.
     pub fn config_dir(&self) -> PathBuf {
         self.xdg("XDG_CONFIG_HOME", ".config")

@@ -20,14 +20,18 @@ use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, exit};
 use crate::base::bounded;
+use crate::base::cancel::CancelToken;
 use crate::base::human;
+use crate::disk::packed::{UnpackError, Unpacker};
 use crate::engine::plan::PlanState;
 use crate::sandbox::SavedTerminal;
 use crate::ui;
 use crate::vm::machine::{ConsoleMatch, Machine};
 use crate::vm::seed::{self, SeedError, SeedFile};
 use crate::vm::ssh::{self, SshAccess};
-use crate::vm::{self, Accel, Backing, Console, Examined, Firmware, MachineDisk, Network, Spec};
+use crate::vm::{
+    self, Accel, Backing, Console, Examined, Firmware, MachineDisk, Network, Spec, VmError,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -164,10 +168,16 @@ impl Boot {
         let interrupt = session.interrupt.listen();
         // Keeps the collector off the layers until they are open; what it deletes then stays there for the machine.
         let lease = store.lease()?;
-        let disk = self.disk(session, &store)?;
-        drop(lease);
         let scratch = store.scratch()?;
         let work = scratch.path();
+        let disk = match self.disk(session, &store, (work, &interrupt.token())) {
+            Err(CliError::Vm(VmError::Unpack {
+                source: UnpackError::Cancelled,
+                ..
+            })) => return Ok(exit::INTERRUPTED),
+            disk => disk?,
+        };
+        drop(lease);
         let interactive = session.host.stdin_is_terminal
             && self.wait_for.is_none()
             && !self.gets_in()
@@ -235,7 +245,7 @@ impl Boot {
         session: &Session,
         machine: &mut Machine,
         deadline: Option<Instant>,
-        cancel: &crate::base::cancel::CancelToken,
+        cancel: &CancelToken,
     ) -> Result<u8, CliError> {
         let seen = match &self.wait_for {
             Some(text) => machine.wait_for(text, deadline, cancel)?,
@@ -309,7 +319,12 @@ impl Boot {
     }
 
     /// The disk that the arguments name: a file where there is one, else a stage or an image.
-    fn disk(&self, session: &Session, store: &Store) -> Result<Disk, CliError> {
+    fn disk(
+        &self,
+        session: &Session,
+        store: &Store,
+        (work, cancel): (&Path, &CancelToken),
+    ) -> Result<Disk, CliError> {
         let [name] = self.recipe.names.as_slice() else {
             return self.stage(session, store);
         };
@@ -317,11 +332,17 @@ impl Boot {
         let name = name.to_string_lossy();
         let is_file = path.exists() && !path.is_dir() && !name.ends_with(".hcl");
         if is_file || looks_like_image(&name) {
+            let unpacker = Unpacker {
+                dir: work,
+                limit: session.unpack_limit()?,
+                cancel,
+                meter: None,
+            };
             let Examined {
                 backing,
                 size,
                 file,
-            } = vm::examine(&path)?;
+            } = vm::examine(&path, &unpacker)?;
             return Ok(Disk {
                 label: name.into_owned(),
                 backing,

@@ -91,7 +91,7 @@ impl Build {
             &loaded,
             sandbox,
             &packages,
-        );
+        )?;
         let need = LockNeed {
             recipe: &self.recipe,
             selection: &selection,
@@ -232,8 +232,8 @@ pub(super) fn engine_config<'a>(
     loaded: &Loaded,
     sandbox: SandboxSetup,
     packages: &'a PackageHost,
-) -> RunConfig<'a> {
-    RunConfig {
+) -> Result<RunConfig<'a>, CliError> {
+    Ok(RunConfig {
         recipe: loaded.recipe.name.clone(),
         jobs: session.jobs(run.jobs, &loaded.settings),
         keep_going: run.keep_going,
@@ -247,6 +247,7 @@ pub(super) fn engine_config<'a>(
             session.host.cwd.join(&run.out),
             format!("{}/", run.out.display()),
         ),
+        unpack_limit: session.unpack_limit()?,
         now: session.host.now(),
         hints: Rc::new(CommandHints {
             args: session.place(recipe),
@@ -255,7 +256,7 @@ pub(super) fn engine_config<'a>(
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         interrupt: session.interrupt.clone(),
         whole: false,
-    }
+    })
 }
 
 /// Files to write, by the nodes that make them.

@@ -4,7 +4,9 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use impasto_store::Store;
 use impasto_store::blob::BlobRef;
@@ -15,17 +17,21 @@ use impasto_store::lease::Lease;
 use super::error::CliError;
 use super::session::{Loaded, Session, texts};
 use super::{RecipeArgs, exit};
-use crate::disk::image::ForeignFormat;
+use crate::base::cancel::CancelToken;
+use crate::base::human;
+use crate::disk::image::{self, ForeignFormat, ImageKind};
+use crate::disk::packed::Unpacker;
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::history::NodeHistory;
 use crate::engine::plan::{PlanState, file_format, is};
 use crate::image::origins;
 use crate::inspect::sbom::Origins;
 use crate::recipe::recipe_files;
+use crate::ui;
 
 /// How the names are explained in help texts.
 pub(crate) const HELP: &str = "A disk is named by a stage (`tools`, `tools[variant=minimal]`), by `image.NAME`, by a \
-                               prefix of a layer's or disk's digest, or by the path of a qcow2 or raw image. `tools~0` \
+                               prefix of a layer's or disk's digest, or by the path of a disk image. `tools~0` \
                                is the result of the stage's last run, `tools~1` that of the run before; `PATH:STAGE` \
                                is a stage of another recipe.";
 
@@ -54,6 +60,8 @@ pub(crate) enum DiskOrigin {
     },
     /// An image file of the user's.
     File(PathBuf),
+    /// What a compressed file of the user's holds.
+    Unpacked(Arc<File>),
 }
 
 /// What a name means, before anything is looked up.
@@ -131,7 +139,7 @@ impl<'s> DiskNames<'s> {
         match self.meaning(name)? {
             Meaning::File(path) => Ok(NamedDisk {
                 label: name.to_owned(),
-                origin: DiskOrigin::File(path),
+                origin: self.file(path, name)?,
             }),
             Meaning::Digest(layer) => Ok(stored(name, layer)),
             Meaning::Stage {
@@ -146,6 +154,38 @@ impl<'s> DiskNames<'s> {
                 }
             }
         }
+    }
+
+    /// An image file; a compressed one is unpacked once, as disks are opened several times.
+    fn file(&self, path: PathBuf, name: &str) -> Result<DiskOrigin, CliError> {
+        let packed = match image::open(&path) {
+            Ok((file, image @ ImageKind::Other(format))) => format.packing().map(|_| (file, image)),
+            // What cannot be opened is told where it is read.
+            Ok(_) | Err(_) => None,
+        };
+        let Some((file, image)) = packed else {
+            return Ok(DiskOrigin::File(path));
+        };
+        ui::message(&format!("unpacking {name}…"));
+        let dir = self.session.host.large_temporary_files();
+        let unpacker = Unpacker {
+            dir: &dir,
+            limit: self.session.unpack_limit()?,
+            cancel: &CancelToken::new(),
+            meter: None,
+        };
+        let (file, image) =
+            image::unpacked(file, image, &unpacker).map_err(|error| CliError::Other {
+                message: format!(
+                    "`{name}` is not a readable disk image: {}",
+                    human::with_causes(&error)
+                ),
+                help: error.help(),
+                code: exit::INTERNAL,
+            })?;
+        // Only its kind is known yet: the gate is passed whenever it is opened.
+        tracing::debug!(?image, "unpacked");
+        Ok(DiskOrigin::Unpacked(Arc::new(file)))
     }
 
     /// The disk that the disk of a name was built on.
@@ -232,7 +272,7 @@ impl<'s> DiskNames<'s> {
     pub(crate) fn layer(&mut self, name: &str) -> Result<LayerRef, CliError> {
         match self.disk(name)?.origin {
             DiskOrigin::Store { layer, .. } => Ok(layer),
-            DiskOrigin::File(_) => Err(CliError::usage(
+            DiskOrigin::File(_) | DiskOrigin::Unpacked(_) => Err(CliError::usage(
                 format!("`{name}` is a file, not a layer of the store"),
                 "name a stage",
             )),

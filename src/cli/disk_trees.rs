@@ -2,8 +2,8 @@
 //!
 //! Knows where a disk is and how it is opened; compares nothing.
 
+use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -78,12 +78,23 @@ pub(crate) fn open(
             let store = store.expect("BUG: a disk of a store that was never opened");
             Ok(Box::new(store.disk_reader(layer)?))
         }
-        DiskOrigin::File(path) => open_file(path, &disk.label),
+        DiskOrigin::File(path) => {
+            let opened = image::open(path).map_err(CliError::io("read", &disk.label))?;
+            open_file(opened, &disk.label)
+        }
+        DiskOrigin::Unpacked(file) => {
+            let read = || CliError::io("read", &disk.label);
+            let image = image::recognize(file).map_err(read())?;
+            open_file((file.try_clone().map_err(read())?, image), &disk.label)
+        }
     }
 }
 
 /// The first bytes decide what a file is. A qcow2 passes the gate before anything of it is believed.
-fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError> {
+fn open_file(
+    (file, image): (File, ImageKind),
+    label: &str,
+) -> Result<Box<dyn ChunkSource>, CliError> {
     let read = || CliError::io("read", label);
     let none = |reason: String, help: Option<String>| CliError::Other {
         message: format!("`{label}` is not a readable disk image: {reason}"),
@@ -95,7 +106,6 @@ fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError>
         }),
         code: exit::INTERNAL,
     };
-    let (file, image) = image::open(path).map_err(read())?;
     let length = file.metadata().map_err(read())?.len();
     match image {
         ImageKind::Qcow2 => Ok(Box::new(

@@ -44,7 +44,7 @@ impl Fetch {
             &loaded,
             sandbox,
             &packages,
-        );
+        )?;
         let need = LockNeed {
             recipe: &self.recipe,
             selection: &selection,

@@ -74,7 +74,7 @@ impl Outdated {
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
         let (run, packages) = (RunArgs::default(), session.package_host(mirrors));
-        let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
+        let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages)?;
         let mut reporter = view(session, &RecordArgs::default(), &loaded);
         let mut events = |event: &Event| reporter.event(event);
         let newer = LockRun::new(&loaded.recipe, &store, config, session.start, &mut events)

@@ -82,7 +82,9 @@ impl PackagesArgs {
                     sbom::copyrights(&tree, &contents, &bill.packages).map_err(unreadable)?;
                 let content = match &disk.origin {
                     DiskOrigin::Store { layer, .. } => format!("disk-{}", layer.disk),
-                    DiskOrigin::File(_) => format!("tree-{}", BlobDigest::of(&text::write(&tree))),
+                    DiskOrigin::File(_) | DiskOrigin::Unpacked(_) => {
+                        format!("tree-{}", BlobDigest::of(&text::write(&tree)))
+                    }
                 };
                 let epoch = epoch.unwrap_or_else(|| u64::try_from(bill.written).unwrap_or(0));
                 let subject = spdx::Subject {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use impasto_stages::Registry;
+use impasto_stages::{Registry, parse_size};
 use impasto_store::Store;
 use impasto_store::digest::ActionDigest;
 
@@ -17,6 +17,7 @@ use crate::base::host::Host;
 use crate::base::interrupt::Interrupt;
 use crate::cli::settings::{Setting, SettingOrigin, Settings};
 use crate::debian::mirror::{MirrorChoice, ProxyChoice};
+use crate::disk::packed;
 use crate::engine::graph::{Graph, Selection};
 use crate::engine::history::RecipeState;
 use crate::engine::plan::Planner;
@@ -75,6 +76,21 @@ impl Session {
 
     fn store_path(&self) -> PathBuf {
         self.store_setting().value
+    }
+
+    /// Bytes that a compressed disk image may unpack to.
+    pub(crate) fn unpack_limit(&self) -> Result<u64, CliError> {
+        let text = self.host.var(packed::LIMIT_VARIABLE).unwrap_or_default();
+        if text.is_empty() {
+            return Ok(packed::DEFAULT_LIMIT);
+        }
+        parse_size(text).filter(|size| *size > 0).ok_or_else(|| {
+            let variable = packed::LIMIT_VARIABLE;
+            CliError::usage(
+                format!("{variable}={text} is not a valid size"),
+                format!("write it as {variable}=128GiB"),
+            )
+        })
     }
 
     /// How many stages may run at once where nobody says.

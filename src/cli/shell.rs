@@ -109,7 +109,7 @@ impl Shell {
                 }
                 let (run, packages) = (RunArgs::default(), session.package_host(mirrors));
                 let config =
-                    engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
+                    engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages)?;
                 let selection = Selection {
                     nodes: vec![id],
                     images: Vec::new(),

@@ -50,7 +50,7 @@ impl Update {
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
         let (run, packages) = (RunArgs::default(), session.package_host(mirrors));
-        let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
+        let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages)?;
         let renewal = Renewal {
             choices,
             tools,

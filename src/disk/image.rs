@@ -15,6 +15,7 @@ use impasto_store::qcow2::Qcow2;
 
 use crate::base::bounded;
 use crate::disk::guest::{self, DiskFile};
+use crate::disk::packed::{Packing, UnpackError, Unpacker};
 
 /// Bytes at a file's beginning that tell its format: the second copy of VHDX's header begins 128 KiB from its start.
 const HEAD: usize = (128 << 10) + 4;
@@ -36,7 +37,7 @@ pub enum ImageKind {
 }
 
 /// A format of others: a disk image, or what a disk image may be packed in. Few of them are read, and of these not all
-/// that they allow: [`ForeignFormat::readable`].
+/// that they allow: [`ForeignFormat::readable`] and [`ForeignFormat::packing`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForeignFormat {
     /// QEMU's first.
@@ -111,6 +112,16 @@ impl ForeignFormat {
         }
     }
 
+    /// How a file is compressed whose content is read here.
+    pub fn packing(self) -> Option<Packing> {
+        match self {
+            ForeignFormat::Gzip => Some(Packing::Gzip),
+            ForeignFormat::Xz => Some(Packing::Xz),
+            ForeignFormat::Zstd => Some(Packing::Zstd),
+            _ => None,
+        }
+    }
+
     /// What to do with such a file, so that impasto can read what it holds.
     pub fn help(self) -> String {
         let unpack = |command| format!("decompress it first: {command}");
@@ -135,9 +146,11 @@ impl ForeignFormat {
             ForeignFormat::Luks => "decrypt it first: cryptsetup open FILE NAME, then \
                              qemu-img convert -f raw -O qcow2 /dev/mapper/NAME NEW.qcow2"
                 .to_owned(),
-            ForeignFormat::Gzip => unpack("gzip -d FILE"),
-            ForeignFormat::Xz => unpack("xz -d FILE"),
-            ForeignFormat::Zstd => unpack("zstd -d FILE"),
+            // Compressed files are files to a recipe that does not say what they are.
+            ForeignFormat::Gzip | ForeignFormat::Xz | ForeignFormat::Zstd => {
+                "if it holds a disk image, write `as = \"disk\"` in the stage that fetches it"
+                    .to_owned()
+            }
             ForeignFormat::Bzip2 => unpack("bzip2 -d FILE"),
             ForeignFormat::Lz4 => unpack("lz4 -d FILE"),
             ForeignFormat::Zip => "unpack it first: unzip FILE".to_owned(),
@@ -158,6 +171,31 @@ pub fn open(path: &Path) -> io::Result<(File, ImageKind)> {
     let file = bounded::open(path)?;
     let image = recognize(&file)?;
     Ok((file, image))
+}
+
+/// Of a compressed file what it holds, and what that is; of another file itself.
+///
+/// # Errors
+/// It cannot be decompressed, or what it holds is compressed again.
+pub fn unpacked(
+    file: File,
+    image: ImageKind,
+    unpacker: &Unpacker<'_>,
+) -> Result<(File, ImageKind), UnpackError> {
+    let packing = match image {
+        ImageKind::Other(format) => format.packing(),
+        _ => None,
+    };
+    let Some(packing) = packing else {
+        return Ok((file, image));
+    };
+    let file = unpacker.unpack(&file, packing)?;
+    match recognize(&file).map_err(|source| UnpackError::Read { source })? {
+        ImageKind::Other(format) if format.packing().is_some() => {
+            Err(UnpackError::Nested { format })
+        }
+        image => Ok((file, image)),
+    }
 }
 
 /// What an open regular file is.

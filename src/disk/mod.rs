@@ -4,8 +4,10 @@
 //! * [`tree`] is the list of a disk's files, whose digest children bind to.
 //! * [`contents`] reads files out of a disk whose tree is known.
 //! * [`image`] says what a file is as a disk image.
+//! * [`packed`] takes disk images out of compressed files.
 
 pub mod contents;
 pub mod guest;
 pub mod image;
+pub mod packed;
 pub mod tree;

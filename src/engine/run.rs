@@ -60,6 +60,8 @@ pub struct RunConfig<'a> {
     pub proxies: Arc<dyn Fn() -> Proxies + Send + Sync>,
     /// Where reports of tests that failed go, and how messages call that, with a `/` at its end.
     pub reports: (PathBuf, String),
+    /// Bytes that a compressed disk image may unpack to.
+    pub unpack_limit: u64,
     /// Seconds since 1970, for records.
     pub now: u64,
     /// What users are told to do about failures.

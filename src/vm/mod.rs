@@ -29,6 +29,7 @@ use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
 
 use crate::base::io::IoError;
 use crate::disk::image::{self, ForeignFormat, ImageKind};
+use crate::disk::packed::{UnpackError, Unpacker};
 
 pub use command::{Accel, Backing, Console, DirectKernel, Firmware, MachineDisk, Network, Spec};
 pub use machine::{ConsoleMatch, Machine};
@@ -84,6 +85,9 @@ pub enum VmError {
         /// What of it is not read, where the format is.
         source: Option<Box<GateError>>,
     },
+    /// A compressed file that gives no disk image.
+    #[error("`{}` cannot be booted", path.display())]
+    Unpack { path: PathBuf, source: UnpackError },
     /// A disk that would be smaller than its image.
     #[error("the disk cannot be {asked} bytes: the image already has {least}")]
     TooSmall {
@@ -149,19 +153,24 @@ pub struct Examined {
     pub file: File,
 }
 
-/// What a file is as a disk. A qcow2 has passed the gate.
+/// What a file is as a disk. A qcow2 has passed the gate; of a compressed file it is what that holds.
 ///
 /// The first bytes decide, here: QEMU never probes.
 ///
 /// # Errors
 /// It cannot be read, or is no image that may be booted.
-pub fn examine(path: &Path) -> Result<Examined, VmError> {
+pub fn examine(path: &Path, unpacker: &Unpacker<'_>) -> Result<Examined, VmError> {
     let read = || VmError::io("read", path);
     let none = |reason| VmError::NoImage {
         path: path.to_owned(),
         reason,
     };
     let (file, image) = image::open(path).map_err(read())?;
+    let (file, image) =
+        image::unpacked(file, image, unpacker).map_err(|source| VmError::Unpack {
+            path: path.to_owned(),
+            source,
+        })?;
     let length = file.metadata().map_err(read())?.len();
     let shown = open_file_path(&file);
     let (backing, size) = match image {

@@ -18,6 +18,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::base::{base, leftovers, tool};
+use crate::images::unpacker;
 use crate::project::{Project, sha256};
 
 /// What boots a guest.
@@ -338,7 +339,11 @@ fn files_and_stages_boot_and_are_not_written() {
              from   = stage.more
              format = "raw"
            }
-           image "it" { files = [stage.raw] }"#,
+           stage "convert" "others" {
+             from    = stage.more
+             formats = ["vmdk", "vhd", "vhdx", "vdi", "raw.gz", "raw.xz", "raw.zst", "gce"]
+           }
+           image "it" { files = [stage.raw, stage.others] }"#,
     );
     let raw = talking_disk(&project.path(""));
     let qcow2 = project.path("talking.qcow2");
@@ -361,6 +366,14 @@ fn files_and_stages_boot_and_are_not_written() {
         "talking.raw",
         "talking.qcow2",
         "out/it.raw",
+        "out/it.vmdk",
+        "out/it.vhd",
+        "out/it.vhdx",
+        "out/it.vdi",
+        "out/it.raw.gz",
+        "out/it.raw.xz",
+        "out/it.raw.zst",
+        "out/it.tar.gz",
         "disk",
         "more",
         "raw",
@@ -458,7 +471,7 @@ fn a_boot_that_is_ended_leaves_no_machine() {
 #[test]
 fn a_machine_is_talked_to_and_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let image = impasto::vm::examine(&talking_disk(dir.path())).unwrap();
+    let image = impasto::vm::examine(&talking_disk(dir.path()), &unpacker(dir.path())).unwrap();
     assert!(matches!(image.backing, Backing::Raw(_)));
     let work = dir.path().join("work");
     std::fs::create_dir(&work).unwrap();

@@ -140,6 +140,7 @@ impl Bench {
             reports: Default::default(),
             sandbox: SandboxSetup::plain(Ok(self.sandbox.clone())),
             proxies: std::sync::Arc::new(impasto::net::Proxies::default),
+            unpack_limit: 1 << 30,
             now: 0,
             hints: Rc::new(NoHints),
             dir: String::new(),

@@ -2,6 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+
+use impasto_stages::action::{Action, Bound, Executor, ImportAs, Step};
+use impasto_store::Store;
+use impasto_store::digest::{BlobDigest, ContentDigest};
 
 use crate::base::{base, tool};
 use crate::project::{Project, sha256};
@@ -220,4 +225,45 @@ fn a_device_is_never_replaced_by_a_file() {
         ran.stderr
     );
     tool("test", &["-c", "/dev/null"]);
+}
+
+#[test]
+fn a_file_that_an_older_program_took_for_no_disk_is_taken_in_again() {
+    let recipe =
+        |more: &str| format!("stage \"fetch\" \"it\" {{\n  path = \"disk.vmdk\"\n{more}}}\n");
+    let project = Project::with(&recipe("  as = \"file\"\n"));
+    let (qcow2, vmdk) = (project.path("base.qcow2"), project.path("disk.vmdk"));
+    let line = ["convert", "-O", "vmdk", "-o", "subformat=streamOptimized"];
+    let paths = [qcow2.to_str().unwrap(), vmdk.to_str().unwrap()];
+    tool("qemu-img", &[&line[..], &paths].concat());
+    assert_eq!(project.build(&["it"]), (1, 0));
+
+    // What version 1 of the kind claimed of a stage that does not say what the file is: the same file.
+    let store = Store::open(project.store()).unwrap();
+    let mut hasher = BlobDigest::hasher();
+    hasher.update(&std::fs::read(&vmdk).unwrap());
+    let source = Bound {
+        content: ContentDigest::Blob(BlobDigest(hasher.finish())),
+        mode: Some(std::fs::metadata(&vmdk).unwrap().permissions().mode() & 0o7777),
+        made_by: None,
+    };
+    let key = |as_a| {
+        let mut action = Action::new("fetch", 1, Executor::Host);
+        let input = "source".to_owned();
+        action.inputs.insert(input.clone(), source);
+        action.steps.push(Step::Import { input, as_a });
+        action.digest()
+    };
+    let (claims, _) = store.claims(&key(ImportAs::File)).unwrap();
+    let [(_, claim)] = &claims[..] else {
+        panic!("the key of `as = \"file\"` is another one: {claims:?}")
+    };
+    let mut older = claim.clone();
+    older.action = key(ImportAs::Auto);
+    store.put_claim(&older).unwrap();
+    store.flush().unwrap();
+
+    project.write("impasto.hcl", &recipe(""));
+    assert_eq!(project.build(&["it"]), (1, 0), "it is no file any more");
+    assert_eq!(project.ok(&["diff", "it", "base.qcow2"]), "");
 }

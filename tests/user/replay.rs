@@ -23,6 +23,9 @@ mod guest;
 #[path = "../fuzz/src/log.rs"]
 #[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
 mod log;
+#[path = "../fuzz/src/packed.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod packed;
 #[path = "../fuzz/src/protocol.rs"]
 #[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
 mod protocol;
@@ -99,4 +102,9 @@ fn seeds_of_packages_are_replayed() {
 #[test]
 fn seeds_of_control_files_are_replayed() {
     replay("control", 4, control::run);
+}
+
+#[test]
+fn seeds_of_packed_images_are_replayed() {
+    replay("packed", 8, packed::run);
 }

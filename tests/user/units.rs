@@ -98,6 +98,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         sandbox: SandboxSetup::plain(Err("the test has none".to_owned())),
         proxies: std::sync::Arc::new(impasto::net::Proxies::default),
         reports: (project.path("out"), "out/".to_owned()),
+        unpack_limit: 1 << 30,
         now: 0,
         hints: Rc::new(NoHints),
         dir: String::new(),

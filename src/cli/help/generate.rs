@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::markdown::{code, description, sentence};
 use crate::cli::{disk_names, exit, settings};
+use crate::disk::packed;
 use crate::recipe::blocks::{BLOCKS, Block, VALIDATION};
 use crate::recipe::{self, Function};
 use crate::ui;
@@ -33,7 +34,7 @@ pub(super) fn part(name: &str) -> String {
 }
 
 /// The variables of the environment that decide something.
-const VARIABLES: [(&str, &str); 11] = [
+const VARIABLES: [(&str, &str); 13] = [
     (
         "IMPASTO_STORE",
         "The store's directory; `--store` takes precedence.",
@@ -55,6 +56,10 @@ const VARIABLES: [(&str, &str); 11] = [
         "A snapshot archive, for packages that mirrors no longer have: see `impasto help lock`.",
     ),
     (
+        packed::LIMIT_VARIABLE,
+        "The most that a compressed disk image may unpack to, holes included, such as `128GiB`. Default: 64GiB.",
+    ),
+    (
         "IMPASTO_LOG",
         "Logs for developers, such as `impasto=debug`.",
     ),
@@ -66,6 +71,10 @@ const VARIABLES: [(&str, &str); 11] = [
     (
         "XDG_CONFIG_HOME",
         "Where the user's settings are, in `impasto/config.toml`. Default: `~/.config`.",
+    ),
+    (
+        "TMPDIR",
+        "Where compressed images are unpacked that are compared. Default: `/var/tmp`.",
     ),
     (
         "http_proxy, https_proxy, no_proxy",

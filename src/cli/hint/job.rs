@@ -108,6 +108,7 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
                 .to_owned(),
         ),
         JobError::Format { format, .. } => Some(format.help()),
+        JobError::Unpack { source, .. } => source.help().or_else(|| super::host_help(source)),
         JobError::Plan(error) => error.help(),
         JobError::Store(error) => super::store_help(error),
         JobError::Sandbox(error) => super::sandbox_help(error),

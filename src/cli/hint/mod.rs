@@ -133,6 +133,7 @@ pub(crate) fn vm_help(error: &VmError) -> Option<String> {
                 .to_owned()
         }
         VmError::Format { format, .. } => format.help(),
+        VmError::Unpack { source, .. } => return source.help(),
         VmError::Failed { words, .. } if words.contains("kvm") || words.contains("KVM") => {
             "boot with --accel tcg, which works everywhere".to_owned()
         }

@@ -13,6 +13,7 @@ use crate::base::io::IoError;
 use crate::debian::packages::fetch::PackageFetchError;
 use crate::debian::packages::tools::ToolsError;
 use crate::disk::image::ForeignFormat;
+use crate::disk::packed::UnpackError;
 use crate::engine::cause::{self, Cause, Diagnosis, LogLine, SourceLocation};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::InputError;
@@ -94,6 +95,9 @@ pub enum JobError {
         /// What of it is not read, where the format is.
         source: Option<Box<GateError>>,
     },
+    /// A compressed file gives no disk image.
+    #[error("{what} cannot be used as a disk")]
+    Unpack { what: String, source: UnpackError },
     /// A file is not a disk.
     #[error("{what} is not a disk: {reason}")]
     NoDisk { what: String, reason: String },

@@ -19,6 +19,7 @@ use impasto_store::sha256::Sha256;
 use super::{Job, JobError, JobInput, JobOutput, create};
 use crate::base::bounded;
 use crate::disk::image::{self, ImageKind};
+use crate::disk::packed::{UnpackError, Unpacker};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::{Input, copy_file};
 use crate::engine::publish::{Draft, Target};
@@ -157,6 +158,11 @@ impl Job {
     ) -> Result<JobOutput, JobError> {
         let io = JobError::io("read", Path::new(name));
         let image = image::recognize(&file).map_err(io)?;
+        // Compressed files are of many kinds: one is a disk where the recipe says so.
+        let (file, image) = match as_a {
+            ImportAs::Disk => self.unpacked(file, image, name)?,
+            ImportAs::Auto | ImportAs::File => (file, image),
+        };
         let clone = |file: &File| {
             file.try_clone()
                 .map_err(JobError::io("read", Path::new(name)))
@@ -221,6 +227,30 @@ impl Job {
         Ok(JobOutput {
             same_as: kept.same_as,
             ..JobOutput::on_host(result, kept.stored_bytes)
+        })
+    }
+
+    /// What a compressed file holds, and what that is.
+    fn unpacked(
+        &self,
+        file: File,
+        image: ImageKind,
+        name: &str,
+    ) -> Result<(File, ImageKind), JobError> {
+        let scratch = self.store.scratch()?;
+        let unpacker = Unpacker {
+            dir: scratch.path(),
+            limit: self.context.unpack_limit,
+            cancel: &self.context.cancel,
+            meter: Some(&self.meter),
+        };
+        let unpacked = self.phase("unpack", || image::unpacked(file, image, &unpacker));
+        unpacked.map_err(|source| match source {
+            UnpackError::Cancelled => JobError::Cancelled,
+            source => JobError::Unpack {
+                what: format!("`{name}`"),
+                source,
+            },
         })
     }
 

@@ -140,6 +140,8 @@ pub struct JobContext {
     pub reports: (PathBuf, String),
     /// What virtual machines share.
     pub machines: MachinePool,
+    /// Bytes that a compressed disk image may unpack to.
+    pub unpack_limit: u64,
     /// Seconds since 1970, for records.
     pub now: u64,
     /// Stops all of them.

@@ -151,6 +151,7 @@ impl Engine<'_> {
                 failed: state.failed(),
                 reports: config.reports.clone(),
                 machines: MachinePool::of_host(),
+                unpack_limit: config.unpack_limit,
                 now: config.now,
                 cancel: self.cancel.clone(),
                 events: self.sender.clone(),

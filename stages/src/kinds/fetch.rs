@@ -11,7 +11,7 @@ use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 
 pub(crate) const KIND: Kind = Kind {
     name: "fetch",
-    version: 1,
+    version: 2,
     summary: "fetches a disk image or a file into the store, from a path or a URL",
     example: r#"stage "fetch" "base" {
   url      = "https://example.org/base.qcow2"
@@ -23,6 +23,10 @@ pub(crate) const KIND: Kind = Kind {
     lower,
     expand: None,
 };
+
+/// The version of stages that say what the file is, which never changed. Version 2 takes VMDK, VHD, VHDX and VDI for disks
+/// where nobody says: version 1 made files of them.
+const TOLD: u32 = 1;
 
 const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
@@ -43,8 +47,9 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "as",
         Type::OneOf(&["disk", "file"]),
-        "What the file is. Default: a disk if it is a qcow2 image or contains a partition table or a file system, else \
-         a file.",
+        "What the file is. Default: a disk if it is a disk image (qcow2, VMDK, VHD, VHDX, VDI) or contains a partition table \
+         or a file system, else a file. A compressed file (gzip, xz, zstd) is a disk only where this says so: what it holds, \
+         or the `disk.raw` of a tar archive in it.",
     ),
     ParamSpec::optional(
         "root",
@@ -61,12 +66,16 @@ const PARAMS: &[ParamSpec] = &[
 
 fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Host);
     let as_a = match params.text("as") {
         Some("disk") => ImportAs::Disk,
         Some("file") => ImportAs::File,
         _ => ImportAs::Auto,
     };
+    let version = match as_a {
+        ImportAs::Auto => KIND.version,
+        ImportAs::Disk | ImportAs::File => TOLD,
+    };
+    let mut action = ActionTemplate::new(KIND.name, version, Executor::Host);
     let checksum = match params.text("checksum").map(|text| (text, sha256(text))) {
         Some((text, None)) => {
             let error = ParamError::new("checksum", format!("{text:?} is not a SHA-256 checksum"));

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use crate::support::Random;
 
+#[path = "../../../tests/fuzz/src/formats.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod formats;
 #[path = "../../../tests/fuzz/src/frame.rs"]
 #[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
 mod frame;
@@ -49,6 +52,11 @@ fn replay(target: &str, least: usize, run: fn(&[u8])) {
 #[test]
 fn seeds_of_images_are_replayed() {
     replay("qcow2", 8, qcow2::run);
+}
+
+#[test]
+fn seeds_of_other_formats_are_replayed() {
+    replay("formats", 8, formats::run);
 }
 
 #[test]
