@@ -438,6 +438,7 @@ impl Boot {
             seed,
             files: None,
             network,
+            served: Vec::new(),
             guest_agent,
             console: if interactive {
                 Console::Terminal
