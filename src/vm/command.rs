@@ -167,11 +167,17 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
     } = spec;
     let mut line = CommandLine::default();
     line.flag("-nodefaults").flag("-no-user-config");
-    // A guest that takes QEMU over must not start programs or gain rights; relays are programs that QEMU starts.
-    let spawn = if served.is_empty() { "deny" } else { "allow" };
+    // A guest that takes QEMU over must not start programs or gain rights. Relays are programs that QEMU starts, which
+    // begin with setsid(2); `children` keeps them from gaining rights.
+    let (privileges, spawn) = match served.is_empty() {
+        true => ("deny", "deny"),
+        false => ("children", "allow"),
+    };
     line.add(
         "-sandbox",
-        &format!("on,obsolete=deny,elevateprivileges=deny,spawn={spawn},resourcecontrol=deny"),
+        &format!(
+            "on,obsolete=deny,elevateprivileges={privileges},spawn={spawn},resourcecontrol=deny"
+        ),
     );
     let mut machine = format!("q35,accel={}", accel.name());
     if let Firmware::Uefi { code, vars, secure } = firmware {
@@ -427,6 +433,24 @@ mod tests {
     #[test]
     fn a_chain_under_bios_without_network() {
         insta::assert_snapshot!("bios", shown(&spec()));
+    }
+
+    #[test]
+    fn what_is_served_is_where_the_host_was_and_starts_programs_without_rights() {
+        let relay = "/proc/7/exe relay a,b".to_owned();
+        let served = shown(&Spec {
+            network: Network::Isolated { ssh_port: 2222 },
+            served: vec![ServedPort { port: 6385, relay }],
+            ..spec()
+        });
+        for expected in [
+            "restrict=on,hostfwd=tcp:127.0.0.1:2222-:22,host=10.0.2.1,\
+             guestfwd=tcp:10.0.2.2:6385-cmd:/proc/7/exe relay a,,b",
+            "elevateprivileges=children,spawn=allow",
+        ] {
+            assert!(served.contains(expected), "{served}");
+        }
+        assert!(shown(&spec()).contains("elevateprivileges=deny,spawn=deny"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,7 +60,9 @@ impl Server {
             .current_dir(work)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(words);
+            .stderr(words)
+            // A signal from the terminal is impasto's business.
+            .process_group(0);
         die_with_parent(&mut command, Signal::KILL);
         let mut child = command.spawn();
         let stdout = child.as_mut().ok().and_then(|child| child.stdout.take());

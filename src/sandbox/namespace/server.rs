@@ -9,7 +9,7 @@
 //! ```
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -32,6 +32,7 @@ use rustix::thread::UnshareFlags;
 use super::container::make_devices;
 use super::probe::map_root;
 use super::supervisor::{SUPERVISOR_ARGUMENT, die_with_parent, isolate};
+use crate::base::bounded;
 use crate::sandbox::sys;
 
 /// Second argument that makes a supervisor the server's outer process; the port and the program's file follow.
@@ -107,7 +108,7 @@ pub(super) fn inner(mut arguments: impl Iterator<Item = OsString>) -> io::Result
         .to_str()
         .and_then(|port| port.parse().ok())
         .ok_or(io::ErrorKind::InvalidInput)?;
-    let program = fs::read(PathBuf::from(argument(&mut arguments)?))?;
+    let program = bounded::read(PathBuf::from(argument(&mut arguments)?), bounded::TEXT)?;
     let listener = UnixListener::bind(server_socket(port))?;
     isolate(false).map_err(|problem| io::Error::other(problem.to_string()))?;
     enter(&PathBuf::from(format!("room-{port}")), &program)?;
@@ -143,7 +144,7 @@ pub(super) fn inner(mut arguments: impl Iterator<Item = OsString>) -> io::Result
 
 /// Whether ids of this process mean others outside.
 fn in_user_namespace() -> bool {
-    fs::read_to_string("/proc/self/uid_map").map_or(true, |map| {
+    bounded::read_text("/proc/self/uid_map", bounded::LINES).map_or(true, |map| {
         map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
     })
 }
@@ -305,7 +306,7 @@ pub fn lacks(program: &[u8]) -> Option<String> {
     let line = String::from_utf8_lossy(line).into_owned();
     let mut words = line.split_whitespace();
     let interpreter = words.next().unwrap_or_default();
-    let is_there = |path: &Path| File::open(path).is_ok();
+    let is_there = |path: &Path| bounded::open(path).is_ok();
     if interpreter.ends_with("/env") {
         let name = words.find(|word| !word.starts_with('-') && !word.contains('='));
         let name = name.unwrap_or_default();

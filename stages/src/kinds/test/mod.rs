@@ -441,3 +441,71 @@ fn machine(params: &Params, errors: &mut Vec<ParamError>) -> TestMachine {
         timeout: params.duration("timeout").unwrap_or(TIMEOUT),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::value::Value;
+
+    fn object(pairs: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+        let pairs: BTreeMap<String, Value> = pairs
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        Value::object(pairs)
+    }
+
+    fn actions(tags: &[&str], firmware: &str) -> Vec<ActionTemplate> {
+        let check = |tag: &str| {
+            object([
+                ("run", Value::string("true")),
+                ("tags", Value::list(vec![Value::string(tag)])),
+            ])
+        };
+        let params = BTreeMap::from([
+            ("iso".to_owned(), Value::string("cd.iso")),
+            (
+                "firmware".to_owned(),
+                Value::list(vec![Value::string(firmware)]),
+            ),
+            (
+                "checks".to_owned(),
+                object([
+                    ("a", check("quick")),
+                    ("b", check("full")),
+                    ("c", check("slow")),
+                ]),
+            ),
+        ]);
+        let context = StageContext {
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            ..StageContext::default()
+        };
+        lower(&Params(params), &context).unwrap().actions
+    }
+
+    #[test]
+    fn only_uefi_brings_files_of_the_host_into_the_key() {
+        let firmware = |name| {
+            let mut slots = actions(&[], name).remove(0).inputs.into_values();
+            slots.any(|slot| matches!(slot, Slot::Firmware { .. }))
+        };
+        assert!(!firmware("bios"));
+        assert!(firmware("uefi") && firmware("secure-boot"));
+    }
+
+    #[test]
+    fn more_tags_are_looked_for_where_some_are_asked_for() {
+        let numbers = |tags: &[&str]| -> Vec<usize> {
+            let action = actions(tags, "bios").remove(0);
+            let supersets = action.hints.supersets.iter();
+            supersets.map(|spec| spec.checks.len()).collect()
+        };
+        assert_eq!(numbers(&[]), [0; 0]);
+        assert_eq!(numbers(&["quick"]), [2, 2, 3]);
+        assert_eq!(numbers(&["quick", "full"]), [3]);
+        assert_eq!(numbers(&["quick", "full", "slow"]), [0; 0]);
+    }
+}
