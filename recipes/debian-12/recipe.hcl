@@ -24,6 +24,12 @@ variable "admin_keys" {
   description = "Public SSH keys of a user `admin` with sudo. Without any there is no such user: cloud-init makes them."
 }
 
+variable "firmware" {
+  type        = list(string)
+  default     = ["bios", "uefi", "secure-boot"]
+  description = "What the test `boots` starts the image with: a machine each."
+}
+
 locals {
   suite = { "12" = "bookworm", "13" = "trixie" }[var.release]
   admin = { admin = { ssh_keys = var.admin_keys, sudo = true } }
@@ -90,7 +96,7 @@ stage "convert" "qcow2" {
   format = "qcow2"
 }
 
-# `impasto test` runs these. What needs no machine is decided by reading the disk.
+# Decided by reading the disk, in a moment: the image requires it, so every build runs it.
 stage "test" "content" {
   image = stage.clean
   tags  = ["quick"]
@@ -101,9 +107,11 @@ stage "test" "content" {
   }
 }
 
+# Machines take minutes, so `impasto test` runs it. An image that must not appear untested requires it too.
 stage "test" "boots" {
   image    = stage.clean
-  firmware = ["bios", "uefi", "secure-boot"]
+  firmware = var.firmware
+  tags     = ["full"]
   disk     = "8GiB" # larger than the image: the root has to grow
   # Emulated on a busy machine it takes minutes.
   boot_timeout = "15m"
@@ -120,6 +128,14 @@ stage "test" "boots" {
 }
 
 image "debian" {
-  name  = "debian-${var.release}-${matrix.variant}"
-  files = [stage.qcow2, stage.versions.files["image-version.txt"]]
+  name     = "debian-${var.release}-${matrix.variant}"
+  files    = [stage.qcow2, stage.versions.files["image-version.txt"]]
+  requires = [stage.content]
+  tags     = { os = "debian-${var.release}", variant = matrix.variant }
+  metadata = { versions = stage.versions.files["image-version.txt"] }
+  manifest = "manifest.json"
+  budget = {
+    size     = matrix.variant == "minimal" ? "250MB" : "300MB"
+    packages = matrix.variant == "minimal" ? 260 : 320
+  }
 }

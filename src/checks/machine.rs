@@ -11,20 +11,23 @@ use super::{CheckResult, CheckStatus, SuiteReport};
 use crate::base::cancel::CancelToken;
 use crate::base::escape::neutralise;
 use crate::base::human;
-use crate::vm::access::{AccessOffer, GuestAccess, GuestError, Ran};
+use crate::vm::access::{AccessOffer, GuestAccess, GuestError, LOGIN, Ran};
 use crate::vm::agent::ask_agent;
 use crate::vm::machine::Machine;
+use crate::vm::server::Server;
 use crate::vm::ssh::quoted;
 use crate::vm::{Spec, VmError};
 
 /// How long a check may take that does not say.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long an agent may take where the guest is up.
-const AGENT_TIMEOUT: Duration = Duration::from_secs(30);
+const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long ways in are tried at least, also where other checks took the time to boot.
+const ACCESS_TIME: Duration = Duration::from_secs(60);
 /// How long a guest may take to switch itself off.
 const POWER_OFF: Duration = Duration::from_secs(120);
 /// How long a question about a failure may take.
-const EVIDENCE: Duration = Duration::from_secs(20);
+const EVIDENCE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(100);
 /// What a line of ours ends with where the guest lacks what would answer.
 const UNDECIDED: i32 = 125;
@@ -40,19 +43,36 @@ pub struct MachineTest {
     pub picture: Option<Vec<u8>>,
 }
 
+/// A machine that is to be tested.
+pub struct TestedMachine {
+    pub spec: Spec,
+    pub offer: AccessOffer,
+    /// What answers it.
+    pub servers: Vec<Server>,
+}
+
 /// Boots a machine in `work` and makes these checks. `tell` gets a line about what happens.
 ///
 /// # Errors
 /// The machine cannot be started, or it was cancelled: [`GuestError::Cancelled`].
 pub fn test(
-    spec: &Spec,
+    tested: TestedMachine,
     work: &Path,
     wanted: &TestMachine,
     checks: &[TestCheck],
-    offer: AccessOffer,
     cancel: &CancelToken,
     tell: &mut dyn FnMut(String),
 ) -> Result<MachineTest, GuestError> {
+    let TestedMachine {
+        spec,
+        offer,
+        servers,
+    } = &tested;
+    for check in checks {
+        if let Question::Served(request) = &check.question {
+            servers.iter().for_each(|server| server.watch(request));
+        }
+    }
     let machine = Machine::start(spec, work, None)?;
     for check in checks {
         if let Question::Console(text) = &check.question {
@@ -63,7 +83,8 @@ pub fn test(
     let mut run = TestRun {
         machine,
         wanted,
-        offer,
+        offer: offer.clone(),
+        servers,
         cancel,
         boot_deadline: start + wanted.boot_timeout,
         deadline: start + wanted.timeout,
@@ -119,6 +140,7 @@ struct TestRun<'t> {
     machine: Machine,
     wanted: &'t TestMachine,
     offer: AccessOffer,
+    servers: &'t [Server],
     cancel: &'t CancelToken,
     boot_deadline: Instant,
     deadline: Instant,
@@ -195,7 +217,10 @@ impl TestRun<'_> {
     }
 
     fn answer(&mut self, check: &TestCheck) -> Result<(), Stop> {
-        let waits = matches!(check.question, Question::Target(_) | Question::Console(_));
+        let waits = matches!(
+            check.question,
+            Question::Target(_) | Question::Console(_) | Question::Served(_)
+        );
         let usual = match &check.question {
             _ if waits => self.wanted.boot_timeout.max(CHECK_TIMEOUT),
             Question::Ssh(_) => self.wanted.ssh_timeout,
@@ -221,6 +246,7 @@ impl TestRun<'_> {
             }
             Question::Ssh(line) => self.ssh(line, deadline),
             Question::BootTime(seconds) => self.boot_time(*seconds, deadline),
+            Question::Served(request) => self.served(request, deadline),
             Question::Exists(_)
             | Question::Absent(_)
             | Question::Packages(_)
@@ -264,7 +290,9 @@ impl TestRun<'_> {
             Some(Err(reason)) => return Err(Unmet::new(reason.clone()).into()),
             None => {}
         }
-        let deadline = self.boot_deadline.min(self.deadline);
+        let deadline =
+            (self.boot_deadline).max(Instant::now() + ACCESS_TIME.min(self.wanted.boot_timeout));
+        let deadline = deadline.min(self.deadline);
         match self
             .machine
             .wait_for_access(&self.offer, deadline, self.cancel)
@@ -326,6 +354,29 @@ impl TestRun<'_> {
         }
     }
 
+    fn served(&mut self, request: &str, deadline: Instant) -> Result<(), Stop> {
+        loop {
+            if self.servers.iter().any(|server| server.saw(request)) {
+                return Ok(());
+            }
+            let ended = self.servers.iter().find_map(Server::ended);
+            let message = match ended {
+                Some(how) => how,
+                None if Instant::now() >= deadline => {
+                    let request = neutralise(request.as_bytes());
+                    format!("no request `{request}` came in time")
+                }
+                None => {
+                    self.go_on()?;
+                    std::thread::sleep(TICK);
+                    continue;
+                }
+            };
+            let output = self.servers.iter().flat_map(Server::told).collect();
+            return Err(Stop::Unmet(Unmet { message, output }));
+        }
+    }
+
     fn becomes_active(&mut self, what: &str, name: &str, deadline: Instant) -> Result<(), Stop> {
         let unit = quoted(name);
         let status = format!("systemctl status --no-pager --full --lines 20 {unit} 2>&1");
@@ -367,6 +418,9 @@ impl TestRun<'_> {
         let status = "cloud-init status --long 2>&1";
         let line = format!(
             "command -v cloud-init >/dev/null || {{ echo 'there is no cloud-init in the guest'; exit {UNDECIDED}; }}
+             for unit in cloud-init-local cloud-init cloud-config cloud-final; do
+               [ \"$(systemctl is-enabled $unit.service 2>/dev/null)\" != masked ] || {{ echo status: masked; echo \"$unit.service is masked\"; exit 0; }}
+             done
              cloud-init status --wait >/dev/null 2>&1; {status}; exit 0"
         );
         let ran = match self.line(&line, deadline) {
@@ -397,7 +451,8 @@ impl TestRun<'_> {
     }
 
     fn agent(&mut self, addresses: bool, deadline: Instant) -> Result<(), Stop> {
-        let deadline = deadline.max(self.boot_deadline).min(self.deadline);
+        let last = deadline.max(self.boot_deadline).min(self.deadline);
+        self.machine.watch(LOGIN);
         let question = if addresses {
             json!({"execute": "guest-network-get-interfaces"})
         } else {
@@ -420,7 +475,10 @@ impl TestRun<'_> {
                     return Ok(());
                 }
             }
-            if Instant::now() >= deadline {
+            // Where somebody can log in, the guest is up, and what others ask of it is not to wait for an agent that is none.
+            let up = self.machine.saw(LOGIN).map(|login| login + AGENT_TIMEOUT);
+            let is_late = up.is_some_and(|up| self.machine.uptime() > up);
+            if Instant::now() >= last || is_late && Instant::now() >= deadline {
                 return Err(Unmet::new(if answered {
                     "the guest agent told no address of the machine"
                 } else {
@@ -444,7 +502,17 @@ impl TestRun<'_> {
         loop {
             let (machine, cancel) = (&mut self.machine, self.cancel);
             let ran = ssh.run_as_user(line, deadline, &mut || machine.go_on(cancel));
-            let ran = ran.map_err(|error| self.unmet(error))?;
+            let ran = match ran {
+                Err(GuestError::TimedOut) if Instant::now() < self.deadline => {
+                    let message = format!(
+                        "SSH did not let {} in, or the command did not end, in time",
+                        ssh.user
+                    );
+                    let output = last;
+                    return Err(Stop::Unmet(Unmet { message, output }));
+                }
+                ran => ran.map_err(|error| self.unmet(error))?,
+            };
             // OpenSSH's own failure: nobody listens yet, or the key is not there yet.
             if ran.code != 255 {
                 return exit_code(ran);
@@ -552,6 +620,7 @@ fn asked(question: &Question) -> String {
         Question::Run(line) => format!("run `{}`", line.lines().next().unwrap_or_default()),
         Question::Ssh(line) => format!("over SSH `{}`", line.lines().next().unwrap_or_default()),
         Question::BootTime(seconds) => format!("it boots in {seconds} s"),
+        Question::Served(request) => format!("it asks for `{request}`"),
         _ => String::new(),
     };
     neutralise(text.as_bytes())

@@ -459,6 +459,7 @@ impl Boot {
             seed,
             files: None,
             network,
+            served: Vec::new(),
             guest_agent,
             console: if interactive {
                 Console::Terminal

@@ -79,7 +79,17 @@ impl Build {
             loaded.selection()?
         };
         if self.skip_tests {
-            selection = loaded.graph.without_required(selection);
+            let mut named = Vec::new();
+            for selector in loaded.selectors() {
+                let picked = loaded.graph.select(selector)?;
+                named.extend(
+                    picked
+                        .nodes
+                        .into_iter()
+                        .filter(|_| picked.images.is_empty()),
+                );
+            }
+            selection = loaded.graph.without_required(selection, &named);
         }
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use impasto_stages::action::ActionTemplate;
+use impasto_store::claim::Outputs;
 
 use crate::engine::graph::Node;
 use crate::engine::plan::Hit;
@@ -43,6 +44,11 @@ impl<'g> ActionChain<'g> {
     /// The result of a unit that is done.
     pub fn hit(&self, unit: usize) -> &Hit {
         &self.hits[unit]
+    }
+
+    /// The results of all units that are done, in their order.
+    pub fn results(&self) -> Vec<Outputs> {
+        self.hits.iter().map(|hit| hit.result.clone()).collect()
     }
 
     /// Adds units after the next one, before all that follow it.

@@ -443,10 +443,11 @@ impl Graph {
         Selection { nodes, images }
     }
 
-    /// A selection without what its images only require.
-    pub fn without_required(&self, mut selection: Selection) -> Selection {
+    /// A selection without what its images only require; these nodes were named, and stay.
+    pub fn without_required(&self, mut selection: Selection, named: &[NodeId]) -> Selection {
         let images = || selection.images.iter().map(|image| &self.images[*image]);
-        let needed: HashSet<NodeId> = images().flat_map(ImageNode::sources).collect();
+        let mut needed: HashSet<NodeId> = images().flat_map(ImageNode::sources).collect();
+        needed.extend(named);
         let required: HashSet<NodeId> = images().flat_map(|image| image.requires.clone()).collect();
         selection
             .nodes

@@ -105,6 +105,23 @@ impl<'a> History<'a> {
         self.memory().files.get(&*path.to_string_lossy())
     }
 
+    /// What an image without descriptions was decided on, by its label.
+    pub fn decision(&self, image: &str) -> Option<Digest> {
+        let decision = self.memory().files.get(&decision_name(image))?;
+        Some(decision.content)
+    }
+
+    /// Adds that an image without descriptions was decided on.
+    pub fn add_decision(&mut self, image: &str, content: Digest) {
+        let file = FileMemory {
+            content,
+            size: 0,
+            sha256: Sha256::of(b""),
+            stamp: (0, 0, 0, 0),
+        };
+        self.add_file(Path::new(&decision_name(image)), file);
+    }
+
     /// Adds a run of a node's unit, after those that are known of it.
     pub fn add_run(&mut self, name: String, run: NodeHistory) {
         let run = run.after(self.run(&name));
@@ -145,6 +162,11 @@ impl<'a> History<'a> {
         self.memory();
         self.memory.get_mut().expect("BUG: just read")
     }
+}
+
+/// The name among files of what an image was decided on: no absolute path.
+fn decision_name(image: &str) -> String {
+    format!("decision {image}")
 }
 
 /// The history of one recipe, in a store.

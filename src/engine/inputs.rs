@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use impasto_stages::action::Bound;
+use impasto_stages::action::{Bound, FirmwarePart};
 use impasto_store::digest::{BlobDigest, ContentDigest};
 use impasto_store::inputs::{
     Access, InputFile, TreeEntry, TreeNode, modified, timed_tree_digest, tree_digest,
@@ -15,8 +15,10 @@ use impasto_store::inputs::{
 use impasto_store::{Error as StoreError, Store};
 use walkdir::WalkDir;
 
+use crate::base::bounded;
 use crate::base::io::IoError;
 use crate::recipe::scope::{Outside, Scope};
+use crate::vm;
 
 /// Most entries of a directory that is an input, with all that is below it.
 const MAX_ENTRIES: usize = 1_000_000;
@@ -175,6 +177,27 @@ impl Inputs {
             if let Ok(file) = result {
                 self.known.insert((*name).to_owned(), Input::File(file));
             }
+        }
+    }
+
+    /// A file of the UEFI firmware that this host has. Where it is not installed nothing that was done with it can be
+    /// found; what needs it says so when it runs.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn firmware(&self, secure: bool, part: FirmwarePart) -> Result<Bound, InputError> {
+        let path = vm::uefi_file(secure, part);
+        let bound = |digest| Bound {
+            content: ContentDigest::Blob(digest),
+            mode: None,
+            made_by: None,
+        };
+        match self.store.hash_input(&path, &|path, _| bounded::open(path)) {
+            Ok(file) => Ok(bound(file.blob.digest)),
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(bound(BlobDigest::of(b"")))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 

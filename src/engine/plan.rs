@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use impasto_stages::UnitFiles;
 use impasto_stages::action::{
-    Action, ActionTemplate, Bound, Cutoff, Executor, SandboxRequirement, Slot,
+    Action, ActionTemplate, Bound, Cutoff, Executor, SandboxRequirement, Slot, Step,
 };
 use impasto_stages::package_set::PackageSet;
 use impasto_store::claim::{Caveat, FileContent, Isolation, OutputFile, Outputs, capped};
-use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest, TreeDigest};
+use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest, Digest, TreeDigest};
 use impasto_store::index::ClaimSummary;
 use impasto_store::{Error as StoreError, Store};
 
@@ -271,6 +271,16 @@ impl<'a> Planner<'a> {
         self.history.add_file(&file.path, file.memory.clone());
     }
 
+    /// What an image without descriptions was last decided on, by its label.
+    pub fn decision(&self, image: &str) -> Option<Digest> {
+        self.history.decision(image)
+    }
+
+    /// Remembers what such an image was decided on.
+    pub fn add_decision(&mut self, image: &str, content: Digest) {
+        self.history.add_decision(image, content);
+    }
+
     /// Remembers a run of a node's unit, under all names of the node.
     pub fn add_run(&mut self, id: NodeId, unit: usize, run: &NodeHistory) {
         for name in self.graph.stable_names(id) {
@@ -462,6 +472,14 @@ impl<'a> Planner<'a> {
                         made_by: None,
                     });
                 }
+                Slot::Firmware { secure, part } => {
+                    return inputs
+                        .firmware(*secure, *part)
+                        .map_err(|source| PlanError::Input {
+                            stage: node.label.clone(),
+                            source,
+                        });
+                }
                 Slot::Stage(stage) => {
                     let parent = node.parent(stage);
                     (result(parent), None, graph.node(parent).cutoff)
@@ -534,14 +552,44 @@ impl<'a> Planner<'a> {
             });
         }
         let last = || self.history_of(id, units.done());
-        let mut claims = self.store.lookup(&digest)?;
         let asked = TrustPolicy::of(action, inherited, self.isolation);
+        let (claim, refused) = self.believed(&digest, &asked, last())?;
+        if let Some(summary) = claim {
+            return Ok(PlanState::Cached(Hit::new(digest, summary)));
+        }
+        for spec in &action.hints.supersets {
+            let mut action = action.clone();
+            let spec = Box::new(spec.clone());
+            action.steps = vec![Step::Test { spec }];
+            let digest = action.digest();
+            if let (Some(summary), _) = self.believed(&digest, &asked, None)? {
+                return Ok(PlanState::Cached(Hit::new(digest, summary)));
+            }
+        }
+        let reason = match refused {
+            Some(rejection) => Reason::NotBelieved(rejection),
+            None => self.reason(last(), units.next(), action, digest),
+        };
+        Ok(PlanState::Dirty {
+            action: digest,
+            reason,
+        })
+    }
+
+    /// The claim of an Action that is believed, or why one of its claims is not.
+    fn believed(
+        &self,
+        digest: &ActionDigest,
+        asked: &TrustPolicy,
+        last: Option<&NodeHistory>,
+    ) -> Result<(Option<ClaimSummary>, Option<String>), StoreError> {
+        let mut claims = self.store.lookup(digest)?;
         let refused = claims.iter().find_map(|claim| asked.rejection(claim));
         claims.retain(|claim| asked.rejection(claim).is_none());
         // The one that is remembered for the node, else the strongest isolation, else the smallest id: see "Which claim is
         // believed" in src/ARCHITECTURE.md.
         if claims.len() > 1 {
-            let history_of = last().map(|memory| memory.claim);
+            let history_of = last.map(|memory| memory.claim);
             claims.sort_by_key(|claim| {
                 (
                     Some(claim.claim) != history_of,
@@ -550,15 +598,7 @@ impl<'a> Planner<'a> {
                 )
             });
         }
-        let reason = match (claims.into_iter().next(), refused) {
-            (Some(summary), _) => return Ok(PlanState::Cached(Hit::new(digest, summary))),
-            (None, Some(rejection)) => Reason::NotBelieved(rejection),
-            (None, None) => self.reason(last(), units.next(), action, digest),
-        };
-        Ok(PlanState::Dirty {
-            action: digest,
-            reason,
-        })
+        Ok((claims.into_iter().next(), refused))
     }
 
     /// The history of the last run of a node's unit.
@@ -668,5 +708,6 @@ fn slot_name(slot: &Slot) -> String {
         Slot::Local(path) | Slot::LocalWithTimes(path) => path.clone(),
         Slot::Unit { unit, .. } => format!("its step {}", unit + 1),
         Slot::Toolbox => "the toolbox".to_owned(),
+        Slot::Firmware { .. } => "the UEFI firmware".to_owned(),
     }
 }

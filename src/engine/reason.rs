@@ -65,6 +65,7 @@ impl<'a> ReasonNames<'a> {
             Slot::StageFile { stage, file } => format!("file {file:?} of stage {stage}"),
             Slot::Local(path) | Slot::LocalWithTimes(path) => path.clone(),
             Slot::Toolbox => "the toolbox".to_owned(),
+            Slot::Firmware { .. } => "the UEFI firmware of this host".to_owned(),
             Slot::Unit { unit, .. } => format!("step {} of this stage", unit + 1),
         }
     }

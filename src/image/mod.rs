@@ -16,9 +16,9 @@ use std::cell::OnceCell;
 use std::io;
 
 use impasto_stages::action::{Slot, Step};
-use impasto_store::Store;
 use impasto_store::digest::{BlobDigest, Digest};
 use impasto_store::qcow2::ChunkSource;
+use impasto_store::{Error as StoreError, Store};
 
 use crate::base::human;
 use crate::disk::contents::OnDisk;
@@ -184,7 +184,21 @@ impl Candidate<'_, '_> {
         let Some(blob) = &self.hit(id).result.tree else {
             return Ok(None);
         };
-        Tree::load(self.gate.store, blob).map_err(|error| Self::refuse(human::with_causes(&error)))
+        let tree = Tree::load(self.gate.store, blob);
+        let tree = tree.map_err(|error| Self::refuse(human::with_causes(&error)))?;
+        tree.map(Some)
+            .ok_or_else(|| self.lost(id, "the list of its files"))
+    }
+
+    /// What the store held of a node's disk is gone, or is not what it was.
+    fn lost(&self, id: NodeId, what: &str) -> ImageRefusal {
+        let label = &self.gate.graph.node(id).label;
+        ImageRefusal {
+            error: format!(
+                "cannot describe the disk of {label}: {what} is missing from the store, or damaged"
+            ),
+            help: Some(format!("build that again: --rebuild '{label}'")),
+        }
     }
 
     /// Reads what is in a node's disk.
@@ -196,6 +210,11 @@ impl Candidate<'_, '_> {
         let (Some(tree), Some(disk)) = (self.tree(id)?, self.hit(id).result.disk) else {
             return Ok(None);
         };
+        match self.gate.store.disk_reader(&disk.layer) {
+            Ok(_) => {}
+            Err(StoreError::Miss(_)) => return Err(self.lost(id, "its content")),
+            Err(error) => return Err(Self::refuse(human::with_causes(&error))),
+        }
         let open = || {
             let reader = self.gate.store.disk_reader(&disk.layer);
             let reader = reader.map_err(io::Error::other)?;

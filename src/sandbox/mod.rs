@@ -30,8 +30,9 @@ pub use host_view::{LazyPolicy, NetworkPolicy, PolicyError, ReadPolicy};
 pub use kind::{SandboxKind, SandboxSetup};
 pub use limits::{Culprit, Reached, control_groups};
 pub use namespace::{
-    NamespaceSandbox, ProbePiece, SUPERVISOR_ARGUMENT, UserNameSpace, probe, probe_user_namespace,
-    storage_version, supervisor_main,
+    NamespaceSandbox, ProbePiece, RELAY, SERVER, SUPERVISOR_ARGUMENT, UserNameSpace,
+    lacks as server_lacks, probe, probe_user_namespace, server_socket, storage_version,
+    supervisor_main,
 };
 pub use protocol::{AgentStep, FileOwner, InputKind, Limit, Problem, StepFacts, Stream};
 pub(crate) use sys::{confine, die_with_parent, move_elsewhere};

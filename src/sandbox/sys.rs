@@ -328,6 +328,14 @@ pub(crate) fn confine(command: &mut Command, trusted: bool) {
     unsafe { command.pre_exec(arm) };
 }
 
+/// Keeps a program that will be started, and what it starts, to the system calls of programs in a sandbox. This process
+/// must have given up new privileges.
+pub(super) fn filter_program(command: &mut Command) {
+    let filter = confine::filter(false);
+    // SAFETY: between fork and exec only a system call is made; nothing is allocated or locked.
+    unsafe { command.pre_exec(move || filter_calls(&filter)) };
+}
+
 /// Puts a program that will be started into control groups, given by their files of processes.
 pub(super) fn start_in_groups(command: &mut Command, groups: Vec<File>) {
     // SAFETY: between fork and exec only system calls are made; nothing is allocated or locked.

@@ -186,11 +186,18 @@ impl Machine {
             ways.join(", ")
         };
         let shown = self.console_lines().join("\n");
+        let has = |texts: &[&str]| texts.iter().any(|text| shown.contains(text));
         let far = if login {
             "the guest booted to its login prompt"
-        } else if shown.contains("Linux version") || shown.contains("Booting Linux") {
-            "the kernel started and did not get as far as a login prompt"
-        } else if shown.contains("GNU GRUB") || shown.contains("grub>") {
+        } else if has(&["Linux version", "Booting Linux"]) {
+            if has(&["systemd[1]", "Welcome to "]) {
+                "the system started and did not get as far as a login prompt"
+            } else if has(&["Run /init as init process", "Loading, please wait"]) {
+                "it did not get further than the initramfs"
+            } else {
+                "the kernel started and did not get as far as a login prompt"
+            }
+        } else if has(&["GNU GRUB", "Welcome to GRUB", "grub>"]) {
             "it did not get further than the boot loader"
         } else if shown.trim().is_empty() {
             "nothing came on its serial console"

@@ -70,6 +70,19 @@ pub enum Network {
     Isolated { ssh_port: u16 },
 }
 
+/// The address under which a guest reaches what is served to it: that of the host in other machines of QEMU.
+const SERVER: &str = "10.0.2.2";
+/// Where the host is instead.
+const HOST: &str = "10.0.2.1";
+
+/// A port that a guest reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedPort {
+    pub port: u16,
+    /// What QEMU starts for each connection, with that as standard input and output. Words are separated by blanks.
+    pub relay: String,
+}
+
 /// A disk that the guest may write: all of it goes into a throwaway overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineDisk {
@@ -118,6 +131,8 @@ pub struct Spec {
     pub files: Option<PathBuf>,
     /// What the guest reaches.
     pub network: Network,
+    /// Programs that answer it under [`SERVER`]; it must have a network.
+    pub served: Vec<ServedPort>,
     /// A socket that QEMU makes for the guest's agent.
     pub guest_agent: Option<PathBuf>,
     /// Where the serial console is.
@@ -145,16 +160,24 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
         seed,
         files,
         network,
+        served,
         guest_agent,
         console,
         control,
     } = spec;
     let mut line = CommandLine::default();
     line.flag("-nodefaults").flag("-no-user-config");
-    // A guest that takes QEMU over must not start programs or gain rights.
+    // A guest that takes QEMU over must not start programs or gain rights. Relays are programs that QEMU starts, which
+    // begin with setsid(2); `children` keeps them from gaining rights.
+    let (privileges, spawn) = match served.is_empty() {
+        true => ("deny", "deny"),
+        false => ("children", "allow"),
+    };
     line.add(
         "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        &format!(
+            "on,obsolete=deny,elevateprivileges={privileges},spawn={spawn},resourcecontrol=deny"
+        ),
     );
     let mut machine = format!("q35,accel={}", accel.name());
     if let Firmware::Uefi { code, vars, secure } = firmware {
@@ -193,7 +216,7 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
         }
         line.add("-append", &direct.arguments);
     }
-    card(&mut line, *network);
+    card(&mut line, *network, served);
     if let Some(socket) = guest_agent {
         line.add(
             "-chardev",
@@ -259,8 +282,8 @@ fn disks(
 }
 
 /// Adds a network card, where there is a network.
-fn card(line: &mut CommandLine, network: Network) {
-    let netdev = match network {
+fn card(line: &mut CommandLine, network: Network, served: &[ServedPort]) {
+    let mut netdev = match network {
         Network::None => return,
         Network::User { ssh_port } => {
             let forward = ssh_port.map_or(String::new(), |port| {
@@ -272,6 +295,13 @@ fn card(line: &mut CommandLine, network: Network) {
             format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-:22")
         }
     };
+    if !served.is_empty() {
+        netdev += &format!(",host={HOST}");
+    }
+    for ServedPort { port, relay } in served {
+        let relay = relay.replace(',', ",,");
+        netdev += &format!(",guestfwd=tcp:{SERVER}:{port}-cmd:{relay}");
+    }
     line.add("-netdev", &netdev);
     // Without its ROM it does not try to boot from the network.
     line.add("-device", "virtio-net-pci,netdev=net,romfile=");
@@ -383,6 +413,7 @@ mod tests {
             seed: None,
             files: None,
             network: Network::None,
+            served: Vec::new(),
             guest_agent: None,
             console: Console::Pipe,
             control: true,
@@ -402,6 +433,24 @@ mod tests {
     #[test]
     fn a_chain_under_bios_without_network() {
         insta::assert_snapshot!("bios", shown(&spec()));
+    }
+
+    #[test]
+    fn what_is_served_is_where_the_host_was_and_starts_programs_without_rights() {
+        let relay = "/proc/7/exe relay a,b".to_owned();
+        let served = shown(&Spec {
+            network: Network::Isolated { ssh_port: 2222 },
+            served: vec![ServedPort { port: 6385, relay }],
+            ..spec()
+        });
+        for expected in [
+            "restrict=on,hostfwd=tcp:127.0.0.1:2222-:22,host=10.0.2.1,\
+             guestfwd=tcp:10.0.2.2:6385-cmd:/proc/7/exe relay a,,b",
+            "elevateprivileges=children,spawn=allow",
+        ] {
+            assert!(served.contains(expected), "{served}");
+        }
+        assert!(shown(&spec()).contains("elevateprivileges=deny,spawn=deny"));
     }
 
     #[test]

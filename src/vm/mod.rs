@@ -3,7 +3,7 @@
 //!
 //! [`command`] is the whole of QEMU's command line as a pure function of a [`Spec`]; [`seed`] makes the small disk that
 //! cloud-init reads; [`machine`] starts the process, talks to it, and makes sure that it ends with impasto; [`access`] runs
-//! lines in the guest; [`pool`] keeps machines within the host's memory; [`probe`] tries on a disk of one sector whether
+//! lines in the guest; [`server`] answers what the guest asks; [`pool`] keeps machines within the host's memory; [`probe`] tries on a disk of one sector whether
 //! all that works here.
 
 pub mod access;
@@ -17,6 +17,7 @@ pub mod probe;
 pub mod qmp;
 mod screen;
 pub mod seed;
+pub mod server;
 pub mod ssh;
 mod transcript;
 
@@ -24,6 +25,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use impasto_stages::action::FirmwarePart;
 use impasto_store::chain::open_file_path;
 use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
 
@@ -237,12 +239,22 @@ pub fn overlay(work: &Path, image_size: u64, disk_size: Option<u64>) -> Result<P
     Ok(path)
 }
 
+/// Where a file of the UEFI firmware lies.
+pub fn uefi_file(secure: bool, part: FirmwarePart) -> PathBuf {
+    let [code, variables] = if secure { SECURE } else { UEFI };
+    Path::new(OVMF).join(match part {
+        FirmwarePart::Code => code,
+        FirmwarePart::Variables => variables,
+    })
+}
+
 /// UEFI firmware with a variable store of the machine's own.
 ///
 /// # Errors
 /// It is not installed, or cannot be copied.
 pub fn uefi(work: &Path, secure: bool) -> Result<Firmware, VmError> {
-    let [code, vars] = (if secure { SECURE } else { UEFI }).map(|name| Path::new(OVMF).join(name));
+    let parts = [FirmwarePart::Code, FirmwarePart::Variables];
+    let [code, vars] = parts.map(|part| uefi_file(secure, part));
     for path in [&code, &vars] {
         if !path.is_file() {
             return Err(VmError::NoFirmware { path: path.clone() });

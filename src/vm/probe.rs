@@ -83,6 +83,7 @@ pub fn try_boot(
         network: Network::User {
             ssh_port: Some(free_port().map_err(VmError::io("find a free port on", "127.0.0.1"))?),
         },
+        served: Vec::new(),
         guest_agent: None,
         console: Console::Pipe,
         control: false,

@@ -77,6 +77,8 @@ pub struct Hints {
     /// Directories of the store that the steps can write to and find again, by name, at `/run/impasto/caches/NAME`. They
     /// may be lost at any time, and what the steps make must not depend on them.
     pub caches: Vec<String>,
+    /// Tests that make all of this one's checks and more, the smallest first: where one of them passed, this one did.
+    pub supersets: Vec<TestSpec>,
 }
 
 /// An input that is not bound yet.
@@ -96,6 +98,8 @@ pub enum Slot {
     LocalWithTimes(String),
     /// The tree of tools that the lock names.
     Toolbox,
+    /// A file of the UEFI firmware that this host has.
+    Firmware { secure: bool, part: FirmwarePart },
     /// What an earlier unit of work of the same stage made: its disk, its single file, or its file of this name.
     Unit {
         /// The unit, from 0.
@@ -103,6 +107,14 @@ pub enum Slot {
         /// The file's name among its outputs, where it is one of several.
         file: Option<String>,
     },
+}
+
+/// A file of UEFI firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FirmwarePart {
+    Code,
+    /// The variables of a new machine.
+    Variables,
 }
 
 /// A bound input: content and, for a file, its permission bits.

@@ -103,6 +103,8 @@ pub enum Question {
     Ssh(String),
     /// From the kernel's start to the end of booting it takes at most so many seconds.
     BootTime(u64),
+    /// A server beside the machine was asked this: the beginning of `METHOD PATH`.
+    Served(String),
     /// These paths are there.
     Exists(Vec<String>),
     /// These paths are not there, and these packages are not installed: a path begins with `/`.
@@ -126,7 +128,8 @@ impl Question {
             | Question::GuestAgent { .. }
             | Question::Run(_)
             | Question::Ssh(_)
-            | Question::BootTime(_) => false,
+            | Question::BootTime(_)
+            | Question::Served(_) => false,
             Question::Exists(_)
             | Question::Absent(_)
             | Question::Packages(_)
@@ -262,6 +265,10 @@ impl Describe for Question {
             Question::NoSecrets { allow } => {
                 sink.put(Atom::Variant(12, "no_secrets"));
                 field(sink, "allow", allow);
+            }
+            Question::Served(request) => {
+                sink.put(Atom::Variant(13, "served"));
+                field(sink, "request", request);
             }
         }
     }

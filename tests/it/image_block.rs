@@ -214,6 +214,9 @@ fn nothing_is_written_before_what_is_required_passes() {
         told.stderr
     );
 
+    // A stage that is named runs all the same.
+    assert_eq!(project.run(&["build", "check", "--skip-tests"]).code, 4);
+
     // Without its tests it is written, and says so.
     project.ok(&["build", "--skip-tests"]);
     assert_ne!(fs::read(project.path("out/it.qcow2")).unwrap(), old);
@@ -231,6 +234,52 @@ fn nothing_is_written_before_what_is_required_passes() {
             .read("out/it/it.json")
             .contains("\"result\": \"passed\"")
     );
+}
+
+/// Removes a stage's list of files from the store, whose manifest names it.
+fn lose_the_tree(project: &Project, manifest: &str, stage: &str) {
+    let manifest: Value = serde_json::from_str(manifest).unwrap();
+    let stages = manifest["stages"].as_array().unwrap();
+    let stage = stages.iter().find(|one| one["stage"] == stage).unwrap();
+    let tree = stage["tree"].as_str().unwrap();
+    let name = tree.rsplit(':').next().unwrap();
+    let files = walkdir::WalkDir::new(project.store());
+    let files = files.into_iter().filter_map(Result::ok);
+    let mut gone = 0;
+    for file in files.filter(|file| file.file_type().is_file()) {
+        let path = file.path().to_string_lossy().into_owned();
+        if path.contains("blobs") && path.replace('/', "").contains(&name[2..]) {
+            fs::remove_file(file.path()).unwrap();
+            gone += 1;
+        }
+    }
+    assert_eq!(gone, 1, "{name}");
+}
+
+#[test]
+fn a_lost_list_of_files_is_told_where_it_is_needed_and_nowhere_else() {
+    let project = Project::with(&recipe(FULL, "true"));
+    project.build(&[]);
+    let manifest = project.read("out/web-1/manifest.json");
+    // Also an image that has only a budget, whose packages were counted.
+    let counted = "files = [stage.qcow2]\n  budget = { packages = 10 }";
+    project.write("impasto.hcl", &recipe(counted, "true"));
+    project.build(&[]);
+    lose_the_tree(&project, &manifest, "made");
+    project.build(&[]);
+
+    project.write("impasto.hcl", &recipe(FULL, "true"));
+    fs::remove_file(project.path("out/web-1/manifest.json")).unwrap();
+    let lost = project.run(&["build"]);
+    assert_eq!(lost.code, 4, "{}", lost.stderr);
+    for text in [
+        "cannot describe the disk of made: the list of its files is missing from the store",
+        "build that again: --rebuild 'made'",
+    ] {
+        assert!(lost.stderr.contains(text), "{}", lost.stderr);
+    }
+    project.ok(&["build", "--rebuild", "made"]);
+    assert!(project.path("out/web-1/manifest.json").exists());
 }
 
 #[test]

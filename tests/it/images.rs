@@ -537,6 +537,7 @@ fn what_was_examined_is_what_is_booted() {
             seed: None,
             files: None,
             network: Network::None,
+            served: Vec::new(),
             guest_agent: None,
             console: Console::Pipe,
             control: false,

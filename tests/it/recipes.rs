@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::base::tool;
 use crate::project::{Project, sha256};
+use crate::torture;
 use crate::vm::{Firmware, boots, check};
 
 /// A copy of a recipe, with a store of its own.
@@ -60,10 +61,14 @@ fn boots_everywhere(image: &Path, firmwares: &[Firmware]) {
 #[test]
 fn debian_12_is_built_booted_and_built_again_after_edits() {
     let project = recipe("debian-12");
-    assert_eq!(project.build(&["--only", "variant=minimal"]), (7, 0));
+    assert_eq!(project.build(&["--only", "variant=minimal"]), (8, 0));
     // What the second variant shares with the first is there.
-    assert_eq!(project.build(&[]), (6, 7));
-    assert_eq!(project.build(&[]), (0, 13));
+    assert_eq!(project.build(&[]), (7, 8));
+    assert_eq!(project.build(&[]), (0, 15));
+    let manifest: serde_json::Value =
+        serde_json::from_str(&project.read("out/debian-12-minimal/manifest.json")).unwrap();
+    assert_eq!(manifest["tests"][0]["result"], "passed");
+    println!("packages: {}", manifest["packages"]);
     let versions = project.read("out/debian-12-minimal/image-version.txt");
     assert!(versions.starts_with("DEBIAN_VERSION=12."), "{versions}");
     for name in ["minimal", "development"] {
@@ -99,8 +104,8 @@ fn debian_12_is_built_booted_and_built_again_after_edits() {
             "scripts/configure.sh",
             &format!("{script}\necho {edit} > /etc/edit\n"),
         );
-        // Of both variants: the script, the versions, the cleanup and the image.
-        assert_eq!(project.build(&[]), (8, 5));
+        // Of both variants: the script, the versions, the cleanup, the test and the image.
+        assert_eq!(project.build(&[]), (10, 5));
         println!("edit {edit}: {:?}", begun.elapsed());
     }
     // A comment changes what a script is, not what it does: of each variant one stage runs, and nothing after it.
@@ -108,7 +113,7 @@ fn debian_12_is_built_booted_and_built_again_after_edits() {
         "scripts/configure.sh",
         &format!("{script}\necho 4 > /etc/edit # a comment\n"),
     );
-    assert_eq!(project.build(&[]), (2, 11));
+    assert_eq!(project.build(&[]), (2, 13));
     let edited = stored(&project);
     println!(
         "store: {} MB, after four edits {} MB",
@@ -127,12 +132,149 @@ fn debian_12_is_built_booted_and_built_again_after_edits() {
         assert_ne!(stage["verdict"], "different");
     }
 
+    // One machine, through shim, a signed GRUB and a signed kernel; all three, and what breaks: `make torture`.
+    passes_its_tests(&project, &["secure-boot"]);
+    a_small_system_asks_a_server(&project);
+}
+
+#[test]
+fn torture_debian_12_boots_under_every_firmware_and_tells_what_breaks() {
+    if torture::count("MACHINES", 1) < 2 {
+        println!(
+            "left out: a dozen machines take a quarter of an hour without KVM; `make torture` boots them"
+        );
+        return;
+    }
+    let project = recipe("debian-12");
+    project.build(&["--only", "variant=minimal"]);
     boots_everywhere(
         &project.path("out/debian-12-minimal.qcow2"),
         &[Firmware::Bios, Firmware::SecureBoot],
     );
-    passes_its_tests(&project);
+    passes_its_tests(&project, &["bios", "uefi", "secure-boot"]);
     a_kernel_is_tested_by_the_shell_of_its_console(&project);
+    what_breaks_in_a_real_system_is_told(&project);
+}
+
+/// Units that fail, a system that takes long, an agent that is none: each is told as what it is.
+fn what_breaks_in_a_real_system_is_told(project: &Project) {
+    let recipe = project.read("recipe.hcl");
+    let broken = r#"
+stage "run" "broken" {
+  from = stage.clean
+  commands = [
+    "printf '[Service]\nType=oneshot\nExecStart=/bin/sh -c \"echo no port >&2; exit 3\"\n[Install]\nWantedBy=multi-user.target\n' > /etc/systemd/system/web.service",
+    "systemctl enable web.service",
+    "systemctl mask qemu-guest-agent.service cloud-final.service",
+  ]
+}
+stage "test" "breaks" {
+  image        = stage.broken
+  boot_timeout = "15m"
+  timeout      = "40m"
+  checks = {
+    agent      = { guest_agent = true }
+    cloud_init = { cloud_init = "done" }
+    quick      = { boot_time = "5s", timeout = "10m" }
+    web        = { unit = "web.service" }
+    wbe        = { unit = "wbe.service" }
+  }
+}
+"#;
+    project.write("recipe.hcl", &(recipe.clone() + broken));
+    let tested = project.run(&["test", "breaks", "--only", "variant=minimal"]);
+    project.write("recipe.hcl", &recipe);
+    assert_eq!(tested.code, 4, "{}", tested.stderr);
+    let report = project.read("out/breaks/report.json");
+    for expected in [
+        "the guest agent did not answer in time",
+        "cloud-init's status is `masked`, not `done`",
+        "cloud-final.service is masked",
+        ", at most 5 s are allowed",
+        "unit web.service failed",
+        "no port",
+        "the guest has no unit wbe.service",
+        "\"access\": \"SSH\"",
+    ] {
+        assert!(report.contains(expected), "{expected}: {report}");
+    }
+    let picture = std::fs::read(project.path("out/breaks/screen-bios.png")).unwrap();
+    assert!(picture.starts_with(b"\x89PNG"));
+}
+
+/// An initramfs of busybox, with the modules of the image's own, asks a server that stands beside its machine.
+fn a_small_system_asks_a_server(project: &Project) {
+    let busybox = tool("sh", &["-c", "command -v busybox"]);
+    tool(
+        "cp",
+        &[busybox.trim(), project.path("busybox").to_str().unwrap()],
+    );
+    project.write(
+        "init",
+        "#!/tiny/busybox sh\n/tiny/busybox mkdir -p /proc /dev\n/tiny/busybox --install -s /bin\nmount -t proc proc /proc\n\
+         mount -t devtmpfs dev /dev\nmodprobe virtio_pci; modprobe virtio_net\nip link set eth0 up; ip address add 10.0.2.15/24 dev eth0\n\
+         wget -q -O - --post-data '{}' http://10.0.2.2:6385/v1/heartbeat/7\n\
+         wget -T 5 -O - http://10.0.2.1:22/ || echo nothing else answers\n\
+         exec setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'\n",
+    );
+    project.write(
+        "api",
+        "#!/bin/sh\ntest \"$(id -u)\" != 0 || exit 9\ntest ! -e /root || exit 8\nwhile :; do\n\
+         printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 8\\r\\n\\r\\nwelcome\\n' | busybox nc -l -p \"$PORT\"\n\
+         done\n",
+    );
+    let recipe = project.read("recipe.hcl");
+    let stages = r#"
+stage "copy" "tiny" {
+  from = stage.base
+  files = {
+    "/root/tiny/init"    = { source = "init", mode = "0755" }
+    "/root/tiny/busybox" = { source = "busybox", mode = "0755" }
+  }
+}
+stage "run" "kernel" {
+  from = stage.tiny
+  commands = [
+    "cd /root && find tiny | cpio -o -H newc --quiet | cat - /boot/initrd.img-* > /tmp/initramfs",
+    "cp /boot/vmlinuz-* /tmp/vmlinuz",
+  ]
+  output = { vmlinuz = "/tmp/vmlinuz", initramfs = "/tmp/initramfs" }
+}
+stage "test" "asks" {
+  kernel    = stage.kernel.files["vmlinuz"]
+  initramfs = stage.kernel.files["initramfs"]
+  arguments = ["console=ttyS0", "rdinit=/tiny/init"]
+  memory    = "512MiB"
+  serve     = { "6385" = "api" }
+  checks = {
+    asked  = { served = "POST /v1/heartbeat/" }
+    answer = { console = "welcome", after = ["asked"] }
+    alone  = { console = "nothing else answers", after = ["answer"] }
+    quote  = { run = "test $(id -u) = 0 && echo it\\'s fine", after = ["alone"] }
+    OTHER
+  }
+}
+"#;
+    let test = |other: &str| {
+        let text = stages.replace("OTHER", other);
+        project.write("recipe.hcl", &(recipe.clone() + &text));
+        let tested = project.run(&["test", "asks", "--only", "variant=minimal"]);
+        project.write("recipe.hcl", &recipe);
+        (tested.code, tested.stderr)
+    };
+    let (code, text) = test("");
+    assert_eq!(code, 0, "{text}");
+    let report = project.read("out/asks/report.json");
+    assert!(report.contains("\"access\": \"the console\""), "{report}");
+    let (code, text) =
+        test("other = { served = \"GET /v2\", after = [\"quote\"], timeout = \"3s\" }");
+    assert_eq!(code, 4, "{text}");
+    for expected in [
+        "`other`: no request `GET /v2` came in time",
+        "port 6385 was asked: POST /v1/heartbeat/7",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
 }
 
 /// Boots the image's kernel with an initramfs of busybox, which has neither an agent nor SSH.
@@ -206,16 +348,18 @@ stage "test" "tiny" {
 }
 
 /// Runs the recipe's tests, and demands that a second run starts no machine.
-fn passes_its_tests(project: &Project) {
+fn passes_its_tests(project: &Project, firmware: &[&str]) {
     let begun = std::time::Instant::now();
-    let tested = project.run(&["test", "--only", "variant=minimal"]);
+    let firmwares = format!("firmware={firmware:?}");
+    let line = ["test", "--only", "variant=minimal", "--var", &firmwares];
+    let tested = project.run(&line);
     println!("impasto test: {:?}", begun.elapsed());
     assert_eq!(tested.code, 0, "{}", tested.stderr);
     let report: serde_json::Value =
         serde_json::from_str(&project.read("out/boots/report.json")).unwrap();
     let suites = report["suites"].as_array().unwrap();
     let names: Vec<_> = suites.iter().map(|suite| &suite["name"]).collect();
-    assert_eq!(names, ["bios", "uefi", "secure-boot"]);
+    assert_eq!(names, firmware);
     for suite in suites {
         println!(
             "{}: {} s until {}",
@@ -230,7 +374,7 @@ fn passes_its_tests(project: &Project) {
         // It also has to switch itself off.
         assert_eq!(checks.len(), 7, "{report}");
     }
-    let mut again = project.command(&["test", "--only", "variant=minimal"]);
+    let mut again = project.command(&line);
     again.env("PATH", "/nonexistent");
     let again = crate::project::ran(again);
     assert_eq!(again.code, 0, "{}", again.stderr);

@@ -136,6 +136,109 @@ fn tags_select_checks() {
 }
 
 #[test]
+fn what_passed_with_more_tags_passes_with_fewer() {
+    let project = Project::with(
+        r#"stage "fetch" "hello" { path = "hello.raw" }
+           stage "test" "greets" {
+             image  = stage.hello
+             memory = "64MiB"
+             checks = {
+               hello = { console = "hello", tags = ["quick"] }
+               bye   = { console = "good bye", tags = ["full"] }
+               never = { console = "never", timeout = "1s", tags = ["broken"] }
+             }
+           }"#,
+    );
+    saying(&project, "hello.raw", "hello, and good bye\r\n", false);
+    let test = |tags: &[&str], machines: bool| {
+        let mut command = project.command(&["test"]);
+        command.args(tags.iter().flat_map(|tag| ["--tag", tag]));
+        if !machines {
+            command.env("PATH", "/nonexistent");
+        }
+        ran(command)
+    };
+    let both = test(&["quick", "full"], true);
+    assert_eq!(both.code, 0, "{}", both.stderr);
+    for tag in ["quick", "full"] {
+        let one = test(&[tag], false);
+        assert_eq!(one.code, 0, "{}", one.stderr);
+        assert!(one.stderr.contains("0 built"), "{}", one.stderr);
+    }
+    // What failed, or was not asked, serves nobody; nor does what another disk passed.
+    assert_eq!(test(&["quick", "broken"], true).code, 4);
+    assert_ne!(test(&["full", "broken"], false).code, 0);
+    saying(&project, "hello.raw", "hello, or good bye\r\n", false);
+    assert_ne!(test(&["quick"], false).code, 0);
+    assert_eq!(test(&["quick"], true).code, 0);
+    // Less than was asked is not enough.
+    assert_ne!(test(&["quick", "full"], false).code, 0);
+}
+
+#[test]
+fn a_report_of_a_failure_holds_the_machines_that_passed_before() {
+    let project = Project::with(
+        r#"stage "fetch" "hello" { path = "hello.raw" }
+           stage "test" "greets" {
+             image    = stage.hello
+             memory   = "128MiB"
+             firmware = ["bios", "uefi"]
+             checks   = { hello = { console = "hello from the disk", timeout = "20s" } }
+           }"#,
+    );
+    saying(&project, "hello.raw", "hello from the disk\r\n", false);
+    let tested = project.run(&["test"]);
+    assert_eq!(tested.code, 4, "{}", tested.stderr);
+    assert!(
+        tested.stderr.contains("1 of 1 check under uefi failed"),
+        "{}",
+        tested.stderr
+    );
+    let report: serde_json::Value =
+        serde_json::from_str(&project.read("out/greets/report.json")).unwrap();
+    let came = |suite: usize| {
+        let suite = &report["suites"][suite];
+        format!("{} {}", suite["name"], suite["checks"][0]["status"])
+    };
+    assert_eq!(came(0), "\"bios\" \"passed\"");
+    assert_eq!(came(1), "\"uefi\" \"failed\"");
+    let junit = project.read("out/greets/report.xml");
+    assert!(junit.contains("tests=\"2\" failures=\"1\""), "{junit}");
+    let console = project.read("out/greets/serial-bios.log");
+    assert!(console.starts_with("hello from the disk"), "{console}");
+}
+
+#[test]
+fn a_server_that_cannot_be_started_is_told() {
+    let project = Project::with(
+        r#"stage "fetch" "hello" { path = "hello.raw" }
+           stage "test" "asks" {
+             image  = stage.hello
+             memory = "64MiB"
+             serve  = { "8080" = "api" }
+             checks = { asked = { served = "POST /v1/", timeout = "60s" } }
+           }"#,
+    );
+    saying(&project, "hello.raw", "hello\r\n", false);
+    for (program, message) in [
+        ("#!/usr/bin/env python9\n", "this host has no `python9` in "),
+        ("echo\n", "it does not begin with `#!`"),
+        (
+            "#!/bin/sh\necho no such database >&2; exit 3\n",
+            "the server for port 8080 ended",
+        ),
+    ] {
+        project.write("api", program);
+        let tested = project.run(&["test"]);
+        assert_eq!(tested.code, 4, "{}", tested.stderr);
+        assert!(tested.stderr.contains(message), "{}", tested.stderr);
+    }
+    let report = project.read("out/asks/report.json");
+    assert!(report.contains("port 8080: no such database"), "{report}");
+    assert!(report.contains("exit status: 3"), "{report}");
+}
+
+#[test]
 fn what_fails_fails_as_what_it_is_with_console_and_picture() {
     let project = Project::with(
         r#"stage "fetch" "panic" { path = "panic.raw" }

@@ -489,6 +489,7 @@ fn a_machine_is_talked_to_and_stopped() {
         seed: None,
         files: None,
         network: Network::None,
+        served: Vec::new(),
         guest_agent: Some(Machine::agent_socket()),
         console: Console::Pipe,
         control: true,

@@ -182,6 +182,8 @@ pub struct Job {
     pub below: Option<BlobRef>,
     /// What it reads, by name.
     pub inputs: Vec<(String, JobInput)>,
+    /// What the units of this node before this one made.
+    pub earlier: Vec<Outputs>,
     pub secrets: BTreeMap<String, Secret>,
     /// Takes secrets out of what is shown.
     pub redactor: Redactor,

@@ -9,21 +9,23 @@ use impasto_stages::action::{Action, Bound, Step};
 use impasto_stages::test_spec::{Question, TestCheck, TestFirmware, TestMachine, TestSpec};
 use impasto_store::chain::VerifiedChain;
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
-use impasto_store::digest::BlobDigest;
+use impasto_store::digest::{BlobDigest, ContentDigest};
 use impasto_store::qcow2::ChunkSource;
 
 use super::sandboxed::LogFile;
 use super::{Enter, Job, JobError, JobOutput, StageFailure, create};
 use crate::base::bounded;
 use crate::checks::image::ExaminedDisk;
-use crate::checks::machine::MachineTest;
+use crate::checks::machine::{MachineTest, TestedMachine};
 use crate::checks::report::TestReport;
 use crate::checks::{CheckStatus, SuiteReport, image, machine};
 use crate::disk::contents::OnDisk;
 use crate::disk::tree::{EntryKind, Tree};
 use crate::engine::publish::Draft;
+use crate::sandbox::server_lacks;
 use crate::vm::access::{AccessOffer, GuestError};
 use crate::vm::seed::{self, SeedFile};
+use crate::vm::server::Server;
 use crate::vm::ssh::{self, SshAccess};
 use crate::vm::{
     self, Accel, Backing, Console, DirectKernel, Firmware, Machine, MachineDisk, Network, Spec,
@@ -34,6 +36,8 @@ use crate::vm::{
 const REPORT: &str = "report.json";
 const JUNIT: &str = "report.xml";
 const CONSOLE: &str = "console.log";
+/// What a machine does is the same under both; KVM is not everywhere.
+const ACCEL: Accel = Accel::Tcg;
 /// The most lines of a console that are shown where a check fails.
 const SHOWN: usize = 15;
 
@@ -53,7 +57,7 @@ impl Job {
                 let TestSpec { machine, checks } = &**spec;
                 match machine {
                     None => self.examine(checks),
-                    Some(machine) => self.boot_and_ask(machine, checks),
+                    Some(machine) => self.boot_and_ask(action, machine, checks),
                 }
             }
             [Step::TestReport { name, parts }] => self.report(name, parts),
@@ -145,13 +149,14 @@ impl Job {
     /// Boots a machine and makes the checks that ask it.
     fn boot_and_ask(
         &self,
+        action: &Action<Bound>,
         wanted: &TestMachine,
         checks: &[TestCheck],
     ) -> Result<JobOutput, JobError> {
         let cancel = &self.context.cancel;
         let scratch = self.store.scratch()?;
         let setup = self.phase("make the machine", || {
-            self.machine_setup(wanted, checks, scratch.path())
+            self.machine_setup(action, wanted, checks, scratch.path())
         })?;
         let permit = self.phase("wait for memory", || {
             self.context.machines.enter(wanted.memory, cancel)
@@ -167,11 +172,10 @@ impl Job {
         let mut log = LogFile::create(self, &[]);
         let tested = self.phase(&format!("boot ({})", wanted.firmware.name()), || {
             machine::test(
-                &setup.spec,
+                setup.tested,
                 scratch.path(),
                 wanted,
                 checks,
-                setup.offer,
                 cancel,
                 &mut |line| log.bytes(format!("{line}\n").as_bytes()),
             )
@@ -186,10 +190,9 @@ impl Job {
             },
         })?;
         let qemu = vm::probe::version().unwrap_or_else(|| vm::QEMU.to_owned());
-        tested.suite.machine = Some(format!("{qemu}, {}", setup.spec.accel.name()));
+        tested.suite.machine = Some(format!("{qemu}, {}", ACCEL.name()));
         let mut made = self.conclude(tested)?;
         made.facts = BTreeMap::from([("qemu".to_owned(), qemu)]);
-        made.facts.extend(setup.facts);
         Ok(made)
     }
 
@@ -299,9 +302,26 @@ impl Job {
     ) -> io::Result<String> {
         let dir = self.evidence_dir();
         let firmware = suite.name.clone();
+        let (mut suites, mut consoles) = (Vec::new(), Vec::new());
+        // Those that passed before it; what is not in the store any more is left out.
+        for outputs in &self.earlier {
+            let report = self.output(outputs, REPORT).unwrap_or_default();
+            let Ok(report) = serde_json::from_slice::<TestReport>(&report) else {
+                continue;
+            };
+            let console = self.output(outputs, CONSOLE).unwrap_or_default();
+            consoles.extend(
+                report
+                    .suites
+                    .iter()
+                    .map(|suite| (suite.name.clone(), console.clone())),
+            );
+            suites.extend(report.suites);
+        }
+        suites.push(suite);
         let report = TestReport {
             name: self.label.clone(),
-            suites: vec![suite],
+            suites,
         };
         let put = |file: &str, bytes: &[u8]| {
             let draft = Draft::new(&dir.join(file), self.store.owner())?;
@@ -310,6 +330,9 @@ impl Job {
         };
         put(REPORT, report.json().as_bytes())?;
         put(JUNIT, report.junit().as_bytes())?;
+        for (name, console) in consoles.iter().filter(|(_, text)| !text.is_empty()) {
+            put(&console_name(name), console)?;
+        }
         if !console.is_empty() {
             put(&console_name(&firmware), &text(console))?;
         }
@@ -318,6 +341,15 @@ impl Job {
         }
         let name = self.label.replace('/', "_");
         Ok(format!("{}{name}", self.context.reports.1))
+    }
+
+    /// A file that an earlier unit made.
+    fn output(&self, outputs: &Outputs, name: &str) -> Option<Vec<u8>> {
+        let FileContent::Blob(blob) = &outputs.files.get(name)?.content else {
+            return None;
+        };
+        let reader = self.store.open_blob(&blob.digest).ok()?;
+        reader.into_bytes().ok()
     }
 
     /// Where the reports of a test go that failed: where they go when it passes.
@@ -336,9 +368,7 @@ fn text(lines: &[String]) -> Vec<u8> {
 
 /// A machine that is ready to be started.
 struct MachineSetup {
-    spec: Spec,
-    offer: AccessOffer,
-    facts: BTreeMap<String, String>,
+    tested: TestedMachine,
     /// What keeps the paths of layers good.
     #[expect(dead_code, reason = "to be open is all that it is for")]
     chain: Option<VerifiedChain>,
@@ -347,11 +377,11 @@ struct MachineSetup {
 impl Job {
     fn machine_setup(
         &self,
+        action: &Action<Bound>,
         wanted: &TestMachine,
         checks: &[TestCheck],
         work: &Path,
     ) -> Result<MachineSetup, JobError> {
-        let mut facts = BTreeMap::new();
         let (mut disk, mut chain, mut tree) = (None, None, None);
         if let Some((from, parent)) = self.disk {
             let layers = self
@@ -371,9 +401,9 @@ impl Job {
             TestFirmware::Uefi => vm::uefi(work, false)?,
             TestFirmware::SecureBoot => vm::uefi(work, true)?,
         };
-        if let Firmware::Uefi { code, .. } = &firmware {
-            let bytes = bounded::read(code, bounded::TEXT).map_err(JobError::io("read", code))?;
-            facts.insert("firmware".to_owned(), BlobDigest::of(&bytes).to_string());
+        if let Firmware::Uefi { code, vars, .. } = &firmware {
+            check_firmware(action, "code", code)?;
+            check_firmware(action, "variables", vars)?;
         }
         let has = |name: &str| self.inputs.iter().any(|(input, _)| input == name);
         let file = |name: &str| -> Result<Option<PathBuf>, JobError> {
@@ -403,9 +433,9 @@ impl Job {
             console: is_unknown || !guest.agent && ssh.is_none(),
             ssh,
         };
+        let servers = self.servers(work)?;
         let spec = Spec {
-            // What a machine does is the same under both; KVM is not everywhere.
-            accel: Accel::Tcg,
+            accel: ACCEL,
             firmware,
             memory: wanted.memory,
             cpus: wanted.cpus,
@@ -415,16 +445,17 @@ impl Job {
             seed,
             files: self.test_files(work)?,
             network,
+            served: servers.iter().map(Server::served).collect(),
             guest_agent: Some(Machine::agent_socket()),
             console: Console::Pipe,
             control: true,
         };
-        Ok(MachineSetup {
+        let tested = TestedMachine {
             spec,
             offer,
-            facts,
-            chain,
-        })
+            servers,
+        };
+        Ok(MachineSetup { tested, chain })
     }
 
     fn test_overlay(
@@ -499,6 +530,32 @@ impl Job {
         Ok((Some(path), access))
     }
 
+    /// Starts what answers the machine.
+    fn servers(&self, work: &Path) -> Result<Vec<Server>, JobError> {
+        let mut servers = Vec::new();
+        for (input, _) in &self.inputs {
+            let Some(port) = input.strip_prefix("serve/") else {
+                continue;
+            };
+            let path = self.input_file(input, work)?;
+            let program = bounded::read(&path, bounded::TEXT);
+            let program = program.map_err(JobError::io("read", &path))?;
+            if let Some(reason) = server_lacks(&program) {
+                return Err(JobError::Stage(Box::new(StageFailure {
+                    message: format!("the server for port {port} cannot be started: {reason}"),
+                    help: Some(
+                        "write it for an interpreter that this host has, or install that"
+                            .to_owned(),
+                    ),
+                    ..StageFailure::default()
+                })));
+            }
+            let port = port.parse().expect("BUG: a port that is no number");
+            servers.push(Server::start(work, port, &path)?);
+        }
+        Ok(servers)
+    }
+
     /// The disk with files for the checks.
     fn test_files(&self, work: &Path) -> Result<Option<PathBuf>, JobError> {
         let mut files = Vec::new();
@@ -519,6 +576,18 @@ impl Job {
         std::fs::write(&path, bytes).map_err(JobError::io("write", &path))?;
         Ok(Some(path))
     }
+}
+
+/// Makes sure that a file of the firmware is the one of the key: the host's may have changed since.
+fn check_firmware(action: &Action<Bound>, part: &str, path: &Path) -> Result<(), JobError> {
+    let bytes = bounded::read(path, bounded::TEXT).map_err(JobError::io("read", path))?;
+    let bound = action.inputs.get(&format!("firmware/{part}"));
+    let bound = bound.expect("BUG: firmware that is not in the key");
+    if bound.content == ContentDigest::Blob(BlobDigest::of(&bytes)) {
+        return Ok(());
+    }
+    let path = path.to_owned();
+    Err(JobError::Changed { path })
 }
 
 fn too_large(what: &str, error: &seed::SeedError) -> JobError {

@@ -10,8 +10,11 @@ use impasto_store::digest::Digest;
 use impasto_store::sha256::Sha256;
 
 use super::Engine;
+use crate::base::io::IoError;
+use crate::engine::cause::About;
 use crate::engine::event::EventKind;
 use crate::engine::graph::NodeId;
+use crate::engine::job::JobError;
 use crate::engine::plan::Hit;
 use crate::engine::publish::{Draft, Published, SealedDraft, is_unchanged};
 use crate::engine::schedule::TaskState;
@@ -142,10 +145,35 @@ impl Engine<'_> {
                 Err(error) => {
                     self.host_failed = true;
                     self.stop();
-                    let error = format!("cannot write {}: {error}", path.display());
-                    return self.not_written(image, error, None);
+                    let ImageRefusal { error, help } = self.refused("write", path, error, image);
+                    return self.not_written(image, error, help);
                 }
             }
+        }
+        if image.descriptions.is_empty() {
+            self.planner.add_decision(&image.label, content);
+        }
+    }
+
+    /// What the host did not let us do with a file, and what to do about it.
+    fn refused(
+        &self,
+        verb: &'static str,
+        path: &Path,
+        error: io::Error,
+        image: &HeldImage,
+    ) -> ImageRefusal {
+        let error: IoError = IoError::at(verb, path)(error);
+        let error = JobError::Io(error);
+        let help = self
+            .config
+            .hints
+            .job(&error, &image.label, &About::default());
+        let (message, causes, ..) = error.into_parts();
+        let causes = causes.iter().map(|cause| format!(": {cause}"));
+        ImageRefusal {
+            error: message + &causes.collect::<String>(),
+            help,
         }
     }
 
@@ -157,7 +185,7 @@ impl Engine<'_> {
             .expect("BUG: an image is held without a gate");
         let mut files = Vec::with_capacity(image.files.len());
         for path in &image.files {
-            files.push(self.file_facts(path)?);
+            files.push(self.file_facts(image, path)?);
         }
         let result = |id: NodeId| self.nodes[id].known();
         let ran = |id: NodeId| {
@@ -180,20 +208,22 @@ impl Engine<'_> {
             let written = self.planner.published(path);
             written.is_some_and(|written| is_unchanged(path, &digest, written))
         };
-        if !held && !image.descriptions.is_empty() && image.descriptions.iter().all(unchanged) {
+        let current = match image.descriptions.as_slice() {
+            [] => self.planner.decision(&image.label) == Some(digest),
+            descriptions => descriptions.iter().all(unchanged),
+        };
+        if !held && current {
             return Ok(None);
         }
         gate.describe(&facts)
             .map(|described| Some((described, digest)))
     }
 
-    fn file_facts(&self, path: &Path) -> Result<TargetFacts, ImageRefusal> {
+    fn file_facts(&self, image: &HeldImage, path: &Path) -> Result<TargetFacts, ImageRefusal> {
         let (size, sha256) = match (self.images.held.get(path), self.planner.published(path)) {
             (Some(sealed), _) => {
-                let size = sealed.size().map_err(|error| ImageRefusal {
-                    error: format!("cannot look at {}: {error}", path.display()),
-                    help: None,
-                })?;
+                let size = sealed.size();
+                let size = size.map_err(|error| self.refused("examine", path, error, image))?;
                 (size, sealed.sha256())
             }
             (None, Some(written)) => (written.size, written.sha256),

@@ -78,7 +78,7 @@ impl Engine<'_> {
                     let (path, input, scope) = self.planner.input(path)?;
                     return Some((name.clone(), JobInput::Local { path, input, scope }));
                 }
-                Slot::Toolbox => return None,
+                Slot::Toolbox | Slot::Firmware { .. } => return None,
                 Slot::Stage(stage) => (node.parent(stage), result(node.parent(stage)), None),
                 Slot::StageFile { stage, file } => {
                     (node.parent(stage), result(node.parent(stage)), Some(file))
@@ -105,6 +105,7 @@ impl Engine<'_> {
             Some((name.clone(), input))
         });
         let inputs = inputs.collect();
+        let earlier = units.map_or(Vec::new(), ActionChain::results);
         let caveats = node
             .parents
             .iter()
@@ -124,6 +125,7 @@ impl Engine<'_> {
             disk,
             below,
             inputs,
+            earlier,
             secrets: node.lowered.secrets.clone(),
             redactor: Redactor::new(node.lowered.secrets.values()),
             about: self.about(id),

@@ -193,7 +193,7 @@ fn show_toolbox(toolbox: &Path, room: &Path) -> Result<(), Problem> {
 }
 
 /// Private devices: the few that every program may use, none of the host's disks.
-fn make_devices(dev: &Path) -> Result<(), Problem> {
+pub(super) fn make_devices(dev: &Path) -> Result<(), Problem> {
     mount(
         "tmpfs",
         dev,

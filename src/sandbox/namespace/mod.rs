@@ -9,6 +9,7 @@ mod loopdev;
 mod probe;
 mod process;
 mod request;
+mod server;
 mod supervisor;
 
 use std::fs::File;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use impasto_stages::Limits;
 
 pub use probe::{ProbePiece, UserNameSpace, probe, probe_user_namespace};
+pub use server::{RELAY, SERVER, lacks, server_socket};
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 
 use export::DAEMON;

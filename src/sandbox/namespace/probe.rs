@@ -188,18 +188,24 @@ pub(super) fn user_namespace() -> io::Result<bool> {
     Ok(true)
 }
 
-fn become_root() -> Result<(), String> {
+/// Makes a user and a group outside the root of this process's new user namespace.
+pub(super) fn map_root((uid, gid): (u32, u32)) -> Result<(), String> {
     let said = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
-    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
-        .map_err(said("create a user namespace"))?;
     // Who has no right over groups must give that up first (user_namespaces(7)).
     fs::write("/proc/self/setgroups", "deny")
         .map_err(said("give up groups in a user namespace"))?;
     fs::write("/proc/self/uid_map", format!("0 {uid} 1"))
         .map_err(said("map the user of a user namespace"))?;
     fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
-        .map_err(said("map the group of a user namespace"))?;
+        .map_err(said("map the group of a user namespace"))
+}
+
+fn become_root() -> Result<(), String> {
+    let said = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
+        .map_err(said("create a user namespace"))?;
+    map_root((uid, gid))?;
     if !geteuid().is_root() {
         return Err("the user of a new user namespace is not its root".to_owned());
     }

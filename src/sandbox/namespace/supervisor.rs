@@ -32,7 +32,7 @@ use super::emulate::MAP_IDS;
 use super::export::{DAEMON, Export};
 use super::loopdev::LoopDevice;
 use super::request::{GuestSpec, MAX_RANGES, SupervisorEvent, SupervisorRequest};
-use super::{container, emulate, probe};
+use super::{container, emulate, probe, server};
 use crate::disk::guest::{self, DiskFile, DiskLayout, FileSystem};
 use crate::sandbox::protocol::{self, Problem, ProblemKind};
 use crate::sandbox::terminal::{self, ShellTerminal};
@@ -56,6 +56,9 @@ pub fn supervisor_main(perform: Perform) -> Option<ExitCode> {
         Some(argument) if argument == INNER => inner_main(perform),
         Some(argument) if argument == MAP_IDS => emulate::map_ids(),
         Some(argument) if argument == probe::USER_NAMESPACE => probe::user_namespace(),
+        Some(argument) if argument == server::SERVER => server::outer(arguments),
+        Some(argument) if argument == server::SERVER_INNER => server::inner(arguments),
+        Some(argument) if argument == server::RELAY => server::relay(arguments),
         _ => outer_main(),
     };
     if let Err(error) = &result {
@@ -70,7 +73,7 @@ pub fn supervisor_main(perform: Perform) -> Option<ExitCode> {
 }
 
 /// Dies with the parent's thread, however that ends.
-fn die_with_parent(socket: impl AsFd) -> io::Result<()> {
+pub(super) fn die_with_parent(socket: impl AsFd) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before that; then the other end of the socket is closed.
     if hung_up(socket)? {

@@ -183,6 +183,7 @@ fn name_of(slot: &Slot) -> &str {
         Slot::Stage(stage) => stage,
         Slot::Unit { .. } => "unit",
         Slot::Toolbox => "toolbox",
+        Slot::Firmware { .. } => "firmware",
     };
     path.rsplit('/')
         .find(|part| !part.is_empty() && *part != "." && *part != "..")
