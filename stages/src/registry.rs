@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, SandboxRoot, Slot};
+use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, Slot};
 use crate::error::ParamError;
 use crate::kinds;
 use crate::package_set::PackageRequest;
@@ -125,11 +125,8 @@ impl Lowered {
     /// came from says so, and that is known only when all stages are lowered.
     pub fn set_root(&mut self, root: &RootSpec) {
         for action in &mut self.actions {
-            let in_guest = matches!(
-                action.executor,
-                Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch)
-            );
-            if in_guest && matches!(action.parent, Some(Slot::Stage(_))) {
+            let in_sandbox = matches!(action.executor, Executor::Sandbox(_));
+            if in_sandbox && matches!(action.parent, Some(Slot::Stage(_))) {
                 action.root = root.clone();
             }
         }

@@ -6,9 +6,9 @@ use crate::disk::{
     DiskSpec, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec, RootFileSystem,
 };
 use crate::error::ParamError;
-use crate::kinds::common;
+use crate::kinds::common::{self, size};
 use crate::kinds::machine::{USER, check_host_name, check_kernel_argument, check_uids, text, user};
-use crate::params::{Params, parse_size};
+use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 
 pub(crate) const KIND: Kind = Kind {
@@ -134,9 +134,6 @@ const NOT_APART: &[&str] = &[
     "/boot", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/dev",
     "/proc", "/sys", "/run",
 ];
-
-/// Disks beyond this are more likely a slip than a wish. In bytes.
-const MAX_SIZE: u64 = 16 << 40;
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
@@ -401,20 +398,6 @@ fn check_label(
             Some(_) => format!("use up to {most} letters, digits, `-`, `_` and `.`"),
         }));
     }
-}
-
-/// A size in bytes; 0 where it is none, which is an error already.
-fn size(param: &'static str, place: &str, text: &str, errors: &mut Vec<ParamError>) -> u64 {
-    let problem = match parse_size(text) {
-        Some(bytes) if bytes > 0 && bytes % MIB == 0 && bytes <= MAX_SIZE => return bytes,
-        Some(bytes) if bytes > MAX_SIZE => "is more than 16TiB",
-        Some(0) => "is zero",
-        Some(_) => "is not a multiple of 1MiB",
-        None => "is not a valid size",
-    };
-    let error = ParamError::new(param, format!("{place}: {text:?} {problem}"));
-    errors.push(error.help("use whole numbers of MiB, GiB or TiB, such as \"8GiB\""));
-    0
 }
 
 #[cfg(test)]
