@@ -42,7 +42,7 @@ fn project(settings: &str) -> Project {
 #[test]
 fn every_setting_is_where_the_machine_looks_for_it() {
     let project = project(&format!(
-        r#"  host_name = "web.example.org"
+        r#"  hostname  = "web.example.org"
   timezone  = "Europe/Berlin"
   locale    = "C.UTF-8"
   keymap    = "de"

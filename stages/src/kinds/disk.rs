@@ -18,7 +18,7 @@ pub(crate) const KIND: Kind = Kind {
     example: r#"stage "disk" "base" {
   tree      = stage.root
   size      = "8GiB"
-  host_name = "debian"
+  hostname  = "debian"
   users     = {
     admin = { ssh_keys = [file("admin.pub")], sudo = true }
   }
@@ -53,7 +53,7 @@ const PARAMS: &[ParamSpec] = &[
         "seed",
         Type::Text,
         "The seed of every GUID and UUID of the disk. Disks attached to the same machine need different ones. Default: \
-         derived from `host_name`.",
+         derived from `hostname`.",
     ),
     ParamSpec::optional(
         "file_system",
@@ -77,10 +77,11 @@ const PARAMS: &[ParamSpec] = &[
          grow. Files of the tree under a mount point go into its partition.",
     ),
     ParamSpec::optional(
-        "host_name",
+        "hostname",
         Type::Text,
         "The image's host name. Default: \"debian\".",
-    ),
+    )
+    .once_called("host_name"),
     ParamSpec::optional(
         "users",
         Type::Map(&Type::Object(USER)),
@@ -182,7 +183,7 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
                 .iter()
                 .any(|loader| loader == name)
     };
-    let host_name = params.text("host_name").unwrap_or("debian").to_owned();
+    let host_name = params.text("hostname").unwrap_or("debian").to_owned();
     check_host_name(&host_name, errors);
     let seed = match params.text("seed") {
         Some("") => {
@@ -478,7 +479,7 @@ mod tests {
         );
         assert_eq!(spec.networking, Networking::Dhcp);
         assert!(!spec_of(&[("bootloader", list(&[]))]).is_bootable());
-        assert_ne!(spec.seed, spec_of(&[("host_name", text("other"))]).seed);
+        assert_ne!(spec.seed, spec_of(&[("hostname", text("other"))]).seed);
     }
 
     #[test]
@@ -540,7 +541,7 @@ mod tests {
                 text("seventeen-letters"),
                 "is not a valid label for ext4",
             ),
-            ("host_name", text("-x"), "is not a valid host name"),
+            ("hostname", text("-x"), "is not a valid host name"),
             (
                 "kernel_arguments",
                 list(&[text("a b")]),

@@ -21,7 +21,7 @@ pub(crate) const KIND: Kind = Kind {
     summary: "sets up the machine: host name, time zone, locale, units, users, addresses, kernel arguments",
     example: r#"stage "system" "web" {
   from      = stage.tools
-  host_name = "web"
+  hostname  = "web"
   timezone  = "Europe/Berlin"
   enable    = ["nginx.service"]
   mask      = ["systemd-resolved.service"]
@@ -43,11 +43,12 @@ pub(crate) const KIND: Kind = Kind {
 
 const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
-        "host_name",
+        "hostname",
         Type::Text,
         "The host name, in /etc/hostname and /etc/hosts. Elsewhere: mkosi `Hostname=`, virt-customize `--hostname`, \
          cloud-init `hostname`.",
-    ),
+    )
+    .once_called("host_name"),
     ParamSpec::optional(
         "timezone",
         Type::Text,
@@ -204,7 +205,7 @@ fn names(params: &Params, script: &mut Vec<String>, errors: &mut Vec<ParamError>
         |text| is_name(text, "_-"),
         "use a name such as \"us\" or \"de\"",
     );
-    if let Some(name) = params.text("host_name") {
+    if let Some(name) = params.text("hostname") {
         check_host_name(name, errors);
         script.push(call("set_host_name", [name]));
     }
@@ -404,7 +405,7 @@ mod tests {
         ]);
         let number = |value| Value::new(Data::Number(Number::Int(value)));
         let text = script(&[
-            ("host_name", Value::string("web.example.org")),
+            ("hostname", Value::string("web.example.org")),
             ("timezone", Value::string("Europe/Berlin")),
             (
                 "groups",
@@ -448,7 +449,7 @@ mod tests {
         for (params, sentence) in [
             (vec![], "nothing is set"),
             (
-                one("host_name", Value::string("-web")),
+                one("hostname", Value::string("-web")),
                 "not a valid host name",
             ),
             (one("timezone", Value::string("../etc")), "is not valid"),
