@@ -132,7 +132,22 @@ fn debian_12_is_built_booted_and_built_again_after_edits() {
         &[Firmware::Bios, Firmware::SecureBoot],
     );
     passes_its_tests(&project);
+    is_set_up_with_a_read_only_root(&project);
     a_kernel_is_tested_by_the_shell_of_its_console(&project);
+}
+
+/// What a stage of kind `system` sets is what a machine finds, which boots with a read-only root and no failed unit; and
+/// kernel arguments arrive where GRUB is configured as Debian does it.
+fn is_set_up_with_a_read_only_root(project: &Project) {
+    let recipe = project.read("recipe.hcl");
+    let more = recipe.clone() + include_str!("system/machine.hcl");
+    project.write("recipe.hcl", &more);
+    let begun = std::time::Instant::now();
+    let only = ["--only", "variant=minimal"];
+    let tested = project.run(&[&["test", "set_up", "own_arguments"], &only[..]].concat());
+    println!("system: {:?}", begun.elapsed());
+    assert_eq!(tested.code, 0, "{}", tested.stderr);
+    project.write("recipe.hcl", &recipe);
 }
 
 /// Boots the image's kernel with an initramfs of busybox, which has neither an agent nor SSH.

@@ -64,13 +64,13 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "keymap",
         Type::Text,
-        "The keyboard of the console, such as \"de\". Elsewhere: mkosi `Keymap=`, cloud-init `keyboard`.",
+        "The keyboard of the console, such as \"de\". Elsewhere: mkosi `Keymap=`, cloud-init `keyboard: layout`.",
     ),
     ParamSpec::optional(
         "enable",
         Type::List(&Type::Text),
-        "Units of systemd that are started at boot. Elsewhere: a preset of mkosi, virt-customize `--run-command`, \
-         cloud-init `runcmd`.",
+        "Units of systemd that are started at boot. Elsewhere: preset files, which mkosi applies; commands of \
+         virt-customize (`--run-command`) and cloud-init (`runcmd`).",
     ),
     ParamSpec::optional(
         "disable",
@@ -85,13 +85,13 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "groups",
         Type::Map(&Type::Object(GROUP)),
-        "Groups by name. None of them may exist. Elsewhere: cloud-init `groups`.",
+        "Groups by name. None of them may exist. Elsewhere: sysusers.d, which mkosi applies, cloud-init `groups`.",
     ),
     ParamSpec::optional(
         "users",
         Type::Map(&Type::Object(USER)),
         "Users by name. None of them may exist, except `root`, whose keys and password can be set. Elsewhere: mkosi \
-         `RootPassword=`, virt-customize `--ssh-inject` and `--password`, cloud-init `users`.",
+         `RootPassword=`; virt-customize `--ssh-inject` and `--password`, for users that exist; cloud-init `users`.",
     ),
     ParamSpec::optional(
         "interfaces",
@@ -102,8 +102,17 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "kernel_arguments",
         Type::List(&Type::Text),
-        "Kernel arguments in addition to those of `disk`, one per element, by update-grub. Elsewhere: mkosi \
-         `KernelCommandLine=`, cloud-init `grub_dpkg`.",
+        "Kernel arguments in addition to those that the image has, one per element, by update-grub. Elsewhere: mkosi \
+         `KernelCommandLine=`; cloud-init has none.",
+    ),
+    ParamSpec::optional(
+        "read_only",
+        Type::Bool,
+        "Mounts the root file system read-only. What the machine writes to /etc, /home, /root, /tmp and /var is kept in \
+         memory, over what the image has there, and gone after a restart; so each boot makes a machine ID and SSH host \
+         keys of its own. A file system of its own that is mounted there, as `partitions` of `disk` make them, keeps \
+         what it has. The root does not grow at boot: give it its size by `disk` or `resize`. Takes initramfs-tools. \
+         Default: false. Elsewhere: systemd's `systemd.volatile=`, where the initramfs has systemd.",
     ),
 ];
 
@@ -364,6 +373,9 @@ fn boot(params: &Params, script: &mut Vec<String>, errors: &mut Vec<ParamError>)
     }
     if !arguments.is_empty() {
         script.push(call("set_kernel_arguments", [&*arguments.join(" ")]));
+    }
+    if params.flag("read_only") {
+        script.push("set_read_only".to_owned());
     }
 }
 

@@ -125,8 +125,58 @@ set_units() {
 }
 
 set_kernel_arguments() {
-    need update-grub 'grub-pc-bin, grub2-common'
-    # Read after the 50-impasto.cfg of a disk, whose arguments stay.
-    printf 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX %s"\n' "$1" | write /etc/default/grub.d/60-impasto-system.cfg
+    need update-grub grub2-common
+    # Read after /etc/default/grub, and the 50-impasto.cfg of a disk, whose arguments stay; before, those of an earlier stage.
+    own=/etc/default/grub.d/60-impasto-system.cfg
+    mkdir -p "${own%/*}"
+    printf 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX %s"\n' "$1" >>"$own"
+    chmod 0644 "$own"
     update-grub
+    # It finds no kernel on a root that it does not know, and says so by success.
+    ! ls /boot/vmlinuz-* >/dev/null 2>&1 || grep -q '^[[:space:]]*linux' /boot/grub/grub.cfg ||
+        fail 'update-grub wrote a configuration without a kernel' 'run update-grub in `impasto shell` to see why'
+}
+
+# The initramfs puts memory over what the machine writes to before systemd starts, so that no unit can be too early.
+set_read_only() {
+    need update-initramfs initramfs-tools
+    [ -f /etc/fstab ] && awk '$2 == "/" && $1 !~ /^#/ { found = 1 } END { exit !found }' /etc/fstab ||
+        fail 'this image has no root in /etc/fstab' 'add its line there, by a stage of kind run'
+    awk '
+        $2 == "/" && $1 !~ /^#/ {
+            count = split($4, options, ",")
+            $4 = "ro"
+            for (i = 1; i <= count; i++)
+                if (options[i] !~ /^(rw|ro|defaults|x-systemd\.growfs)$/) $4 = $4 "," options[i]
+        }
+        { print }
+    ' /etc/fstab >/run/impasto-fstab
+    cat /run/impasto-fstab >/etc/fstab
+    grep -qx overlay /etc/initramfs-tools/modules || echo overlay >>/etc/initramfs-tools/modules
+    # The programs here may be klibc's, which are few. Modes are those of the directories below: the upper one's count.
+    write /etc/initramfs-tools/scripts/init-bottom/impasto-read-only 0755 <<'END'
+#!/bin/sh
+# Written by impasto, for the `read_only` of a stage of kind system: memory over what the machine writes to.
+[ "$1" != prereqs ] || exit 0
+memory=/run/impasto-memory
+mkdir -p $memory
+mount -t tmpfs -o mode=0700,size=50% tmpfs $memory
+for at in etc:0755 home:0755 root:0700 var:0755; do
+    name=${at%:*}
+    mkdir -m 0755 $memory/$name
+    mkdir -m "${at#*:}" $memory/$name/upper
+    mkdir -m 0755 $memory/$name/work
+    mount -t overlay -o "lowerdir=$rootmnt/$name,upperdir=$memory/$name/upper,workdir=$memory/$name/work" \
+        overlay "$rootmnt/$name"
+done
+mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs "$rootmnt/tmp"
+END
+    # What would write to the root, or grow it.
+    for unit in grub-common.service; do
+        [ ! -e "/lib/systemd/system/$unit" ] || set_units mask "$unit"
+    done
+    if [ -d /etc/cloud/cloud.cfg.d ]; then
+        printf 'growpart: { mode: "off" }\nresize_rootfs: false\n' | write /etc/cloud/cloud.cfg.d/60-impasto-read-only.cfg
+    fi
+    update-initramfs -u -k all
 }
