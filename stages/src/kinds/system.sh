@@ -73,14 +73,26 @@ add_group() {
     groupadd ${2:+--gid "$2"} "$1"
 }
 
-# Name, UID, shell, groups, hash of the password, whether sudo is allowed, public keys.
+# The first number from 1000 that is free in these files: useradd would take the one behind the last.
+free_id() {
+    awk -F: '{ taken[$3] = 1 } END { for (id = 1000; id in taken; id++); print id }' "$@"
+}
+
+# Name, UID, shell, groups, hash of the password, whether sudo is allowed, public keys. What comes of it is what `disk` writes
+# for the same words, but for the file of sudo.
 add_user() {
     user=$1 uid=$2 shell=$3 groups=$4 hash=$5 sudo=$6
     shift 6
     need useradd passwd
     if [ "$user" != root ]; then
         ! grep -q "^$user:" /etc/passwd || fail "the user $user exists already" 'remove it from users'
-        useradd --create-home --user-group --shell "$shell" ${uid:+--uid "$uid"} ${groups:+--groups "$groups"} "$user"
+        ! grep -q "^$user:" /etc/group || fail "there is a group called $user" 'use another name in users'
+        uid=${uid:-$(free_id /etc/passwd /etc/group)}
+        gid=$uid
+        ! awk -F: -v gid="$gid" '$3 == gid { found = 1 } END { exit !found }' /etc/group || gid=$(free_id /etc/group)
+        groupadd --gid "$gid" "$user"
+        useradd --create-home --gid "$gid" --uid "$uid" --shell "$shell" ${groups:+--groups "$groups"} "$user"
+        chmod 0700 "/home/$user"
     fi
     [ -z "$hash" ] || usermod --password "$hash" "$user"
     if [ -n "$sudo" ]; then
