@@ -11,7 +11,7 @@ use impasto::assemble::{ResizeError, resize};
 use impasto::disk::guest::RootSelector;
 use tempfile::TempDir;
 
-use crate::base::tool;
+use crate::base::{ROOT_START, base, tool};
 use crate::debian::mirror;
 use crate::project::{Project, ran};
 
@@ -400,8 +400,40 @@ fn a_stage_grows_the_disk_below_it_by_a_small_layer() {
            stage "resize" "less" {
              from = stage.more
              size = "1GiB"
+           }
+           stage "convert" "image" {
+             from   = stage.large
+             format = "qcow2"
+           }
+           # Of a machine that was switched off: its journal is to be replayed.
+           stage "fetch" "off" { path = "off.raw" }
+           stage "resize" "refused" {
+             from = stage.off
+             size = "128MiB"
+           }
+           stage "run" "replayed" {
+             from     = stage.off
+             commands = ["true"]
+           }
+           stage "resize" "grown" {
+             from = stage.replayed
+             size = "128MiB"
            }"#,
     );
+    tool(
+        "cp",
+        &[
+            "--sparse=always",
+            base().raw.to_str().unwrap(),
+            project.path("off.raw").to_str().unwrap(),
+        ],
+    );
+    let device = format!(
+        "{}?offset={}",
+        project.path("off.raw").display(),
+        ROOT_START * 512
+    );
+    tool("debugfs", &["-w", "-R", "feature needs_recovery", &device]);
     let build = |stage: &str| {
         let mut command = project.command(&["build", stage]);
         command.env("IMPASTO_MIRROR", format!("file:{}", mirror().display()));
@@ -427,6 +459,24 @@ fn a_stage_grows_the_disk_below_it_by_a_small_layer() {
         "{}",
         again.stderr
     );
+    // What is known of the disk below is not read again, and what is known then is what a whole reading gives.
+    assert_eq!(build("image").code, 0);
+    let recipe = project.read("impasto.hcl")
+        + "\nstage \"fetch\" \"whole\" { path = \"out/image.qcow2\" }\n";
+    project.write("impasto.hcl", &recipe);
+    assert_eq!(build("whole").code, 0);
+    let index = |stage: &str| project.ok(&["layer", "index", stage]);
+    assert_eq!(index("large"), index("whole"));
+
+    let refused = build("refused");
+    assert!(
+        refused.stderr.contains("has a journal to replay"),
+        "{}",
+        refused.stderr
+    );
+    let grown = build("grown");
+    assert_eq!(grown.code, 0, "{}", grown.stderr);
+
     let less = build("less");
     assert_eq!(less.code, 4, "{}", less.stderr);
     let said = "the disk has 3 GiB, and would have 1 GiB: nothing is shrunk";
