@@ -97,7 +97,8 @@ const PARAMS: &[ParamSpec] = &[
         "interfaces",
         Type::Map(&Type::Object(INTERFACE)),
         "Network interfaces with fixed addresses, by the name that systemd-networkd matches, such as \"en*\". They come \
-         before the DHCP of `disk`. Elsewhere: cloud-init's network configuration.",
+         before the DHCP of `disk`, and cloud-init, where the image has it, leaves the network alone. Elsewhere: \
+         cloud-init's network configuration.",
     ),
     ParamSpec::optional(
         "kernel_arguments",

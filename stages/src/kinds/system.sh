@@ -113,6 +113,10 @@ add_interface() {
         fail 'this image has no systemd-networkd' 'install it by a stage of kind packages: systemd'
     printf '%s' "$2" | write "/etc/systemd/network/$1"
     set_units enable systemd-networkd.service
+    # It would write a configuration of its own, which comes first.
+    if [ -d /etc/cloud/cloud.cfg.d ]; then
+        printf 'network: { config: disabled }\n' | write /etc/cloud/cloud.cfg.d/60-impasto-network.cfg
+    fi
 }
 
 # What is done, then units.
