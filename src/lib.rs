@@ -20,7 +20,7 @@
 //! * [`recipe`] reads and evaluates HCL; `impasto_stages` knows what each kind of stage means.
 //! * [`deb`] reads Debian's formats; [`lock`] is the file of locked packages, and what it needs of a package manager.
 //! * [`sandbox`] runs steps on a disk; [`vm`] boots disks in QEMU.
-//! * [`assemble`] makes a disk of a tree, inside the sandbox.
+//! * [`assemble`] makes a disk of a tree, and grows disks, inside the sandbox.
 //! * [`debian`]: archives, apt, roots made of packages.
 //! * [`inspect`]: what is in a disk, what changed, and whether it comes out the same again.
 //! * [`checks`]: what tests ask of an image, answered by its disk and by a machine that boots it.

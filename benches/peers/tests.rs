@@ -189,6 +189,7 @@ fn boot_by_hand(dir: &Path, image: &Path) -> Duration {
         seed: Some(seed),
         files: None,
         network: Network::None,
+        served: Vec::new(),
         guest_agent: Some("agent.sock".into()),
         console: Console::Pipe,
         control: true,

@@ -55,7 +55,7 @@ stage "bootstrap" "root" {
 stage "disk" "base" {
   tree      = stage.root
   size      = var.size
-  host_name = "debian"
+  hostname  = "debian"
   seed      = "debian-${var.release}"
   users     = length(var.admin_keys) > 0 ? local.admin : {}
 }

@@ -18,7 +18,7 @@ stage "disk" "base" {
   tree       = stage.root
   size       = "2GiB"
   bootloader = ["bios"]
-  host_name  = "kernel-module"
+  hostname   = "kernel-module"
   networking = "none"
   growpart   = false
 }

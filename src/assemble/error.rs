@@ -180,7 +180,7 @@ impl AssembleError {
             AssembleError::Tool { program: "mke2fs", .. } => "make `size` larger if it ran out of space".to_owned(),
             AssembleError::Io(IoError { verb: "start", path, source }) if source.kind() == io::ErrorKind::NotFound => {
                 let package = match path.to_str() {
-                    Some("mke2fs") => "e2fsprogs",
+                    Some("mke2fs" | "e2fsck" | "resize2fs") => "e2fsprogs",
                     Some("mkfs.vfat") => "dosfstools",
                     Some("mmd" | "mcopy") => "mtools",
                     _ => return None,

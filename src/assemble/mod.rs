@@ -1,4 +1,5 @@
-//! Makes a bootable disk of a tree: partition table, file systems, boot loaders, and what turns a tree into a machine.
+//! Makes a bootable disk of a tree: partition table, file systems, boot loaders, and what turns a tree into a machine. And
+//! grows disks (`resize`).
 //! Runs as root inside a sandbox; mounts no file system, uses no device, and leaves the same bytes every time.
 //!
 //! ```text
@@ -18,6 +19,7 @@ mod gpt;
 mod grub;
 mod ids;
 mod partitions;
+mod resize;
 mod swap;
 mod tool;
 mod tree;
@@ -32,6 +34,7 @@ use std::path::{Path, PathBuf};
 use impasto_stages::disk::{DiskSpec, ExtraFileSystem, MIB, Role};
 
 pub use error::AssembleError;
+pub use resize::{ResizeError, resize};
 
 use architecture::Architecture;
 use ids::Ids;

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use super::error::AssembleError;
 
@@ -62,15 +62,19 @@ impl Tool {
         self
     }
 
+    /// Has it change no file's size.
+    pub(super) fn keep_sizes(mut self) -> Tool {
+        crate::sandbox::keep_sizes(&mut self.command);
+        self
+    }
+
     /// Runs it to its end and gives what it wrote to its standard output.
     ///
     /// # Errors
     /// It cannot be started, or says that it failed.
-    pub(super) fn run(mut self) -> Result<Vec<u8>, AssembleError> {
-        let output = self
-            .command
-            .output()
-            .map_err(AssembleError::io("start", self.program))?;
+    pub(super) fn run(self) -> Result<Vec<u8>, AssembleError> {
+        let program = self.program;
+        let output = self.output()?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -88,9 +92,16 @@ impl Tool {
         } else {
             lines.join("; ")
         };
-        Err(AssembleError::Tool {
-            program: self.program,
-            message,
-        })
+        Err(AssembleError::Tool { program, message })
+    }
+
+    /// Runs it to its end and gives what it wrote and how it ended.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn output(mut self) -> Result<Output, AssembleError> {
+        self.command
+            .output()
+            .map_err(AssembleError::io("start", self.program))
     }
 }

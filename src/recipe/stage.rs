@@ -117,6 +117,19 @@ impl Common<'_> {
             }
             let Some(kind) = kind else { continue };
             match kind.param(attr.name) {
+                // The words of one attribute differ: of two the one that it is called by now, and what it was called before.
+                Some(spec) if text.params.iter().any(|param| param.name == spec.name) => {
+                    let message = format!(
+                        "`{}` of stage `{}` is given twice: `{}` is what it was called before",
+                        spec.name,
+                        decl.name,
+                        spec.alias.unwrap_or_default()
+                    );
+                    let help = format!("remove one of them; `{}` is its name", spec.name);
+                    lowering
+                        .diagnostics
+                        .push(Diagnostic::at(attr.span, message).help(help));
+                }
                 Some(spec) => text.params.push(LoweredAttr {
                     name: spec.name,
                     key: attr.span,
@@ -128,7 +141,9 @@ impl Common<'_> {
         if let Some(kind) = kind {
             let missing: Vec<&str> = kind
                 .params()
-                .filter(|spec| spec.required && decl.attr(spec.name).is_none())
+                .filter(|spec| {
+                    spec.required && !text.params.iter().any(|param| param.name == spec.name)
+                })
                 .map(|spec| spec.name)
                 .collect();
             for name in missing {

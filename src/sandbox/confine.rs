@@ -237,17 +237,33 @@ const SYNC_CALLS: [u32; 6] = [26, 74, 75, 162, 277, 306];
 #[cfg(target_arch = "aarch64")]
 const SYNC_CALLS: [u32; 6] = [227, 82, 83, 81, 84, 267];
 
+/// truncate, ftruncate.
+#[cfg(target_arch = "x86_64")]
+const TRUNCATE_CALLS: [u32; 2] = [76, 77];
+#[cfg(target_arch = "aarch64")]
+const TRUNCATE_CALLS: [u32; 2] = [45, 46];
+
 /// A filter that lets all calls that wait for the disk succeed at once. Calls of another architecture pass.
 #[allow(dead_code, reason = "the agent's steps do wait")]
 pub(crate) fn without_syncs() -> Vec<Instruction> {
-    let count = SYNC_CALLS.len() as u8;
+    without(&SYNC_CALLS)
+}
+
+/// A filter that lets all calls that change a file's size succeed, and do nothing. Calls of another architecture pass.
+#[allow(dead_code, reason = "no program of the agent's needs it")]
+pub(crate) fn without_truncating() -> Vec<Instruction> {
+    without(&TRUNCATE_CALLS)
+}
+
+fn without(calls: &[u32]) -> Vec<Instruction> {
+    let count = calls.len() as u8;
     let mut program = vec![
         step(LOAD, 0, 0, ARCHITECTURE),
         step(EQUALS, 0, count + 1, CALLS[0].architecture),
         step(LOAD, 0, 0, NUMBER),
     ];
-    for (index, call) in (0..count).zip(SYNC_CALLS) {
-        program.push(step(EQUALS, count - index, 0, call));
+    for (index, call) in (0..count).zip(calls) {
+        program.push(step(EQUALS, count - index, 0, *call));
     }
     // An error of number 0 is success.
     program.extend([step(RETURN, 0, 0, ALLOW), step(RETURN, 0, 0, ERROR)]);

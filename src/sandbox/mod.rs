@@ -35,10 +35,12 @@ pub use namespace::{
     supervisor_main,
 };
 pub use protocol::{AgentStep, FileOwner, InputKind, Limit, Problem, StepFacts, Stream};
-pub(crate) use sys::{confine, die_with_parent, move_elsewhere};
+pub(crate) use sys::{confine, die_with_parent, keep_sizes, move_elsewhere};
 pub(crate) use terminal::SavedTerminal;
 pub use terminal::restore_terminal;
-pub use tools::{MOUNT_POINTS, Perform, ToolEnd, ToolEvent, ToolFailure, ToolJob, ToolTask};
+pub use tools::{
+    GUEST_DISK, MOUNT_POINTS, Perform, ToolDisk, ToolEnd, ToolEvent, ToolFailure, ToolJob, ToolTask,
+};
 pub use trim::TrimmedOverlay;
 
 use impasto_stages::Limits;

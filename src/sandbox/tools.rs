@@ -2,7 +2,7 @@
 //! Knows frames, limits and ends, neither the work nor where it is done.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use impasto_stages::Limits;
@@ -22,11 +22,26 @@ pub struct ToolJob<'a> {
     pub task: ToolTask,
     /// The directory whose programs do it: nothing else of the host is seen but its kernel, and no network.
     pub toolbox: &'a Path,
+    /// A disk that it changes, the file [`GUEST_DISK`] of its directory.
+    pub disk: Option<ToolDisk<'a>>,
     /// How much of the machine it may use.
     pub limits: Limits,
     pub timeout: Option<Duration>,
     pub cancel: CancelToken,
 }
+
+/// A disk for work with the toolbox's programs: an overlay that is made for it, over what lies below.
+pub struct ToolDisk<'a> {
+    /// Where the overlay shall be: what the work changed.
+    pub overlay: &'a Path,
+    /// Layer files below it, bottom first.
+    pub chain: Vec<PathBuf>,
+    /// Its size in bytes; what the layers do not have is zero.
+    pub virtual_size: u64,
+}
+
+/// What the disk of [`ToolJob::disk`] is called in the job's directory: a raw file.
+pub const GUEST_DISK: &str = "guest.raw";
 
 /// What such work tells while it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -264,6 +264,13 @@ pub enum Step {
         input: String,
         spec: Box<DiskSpec>,
     },
+    /// Grows a disk, and the last partition on it with its file system.
+    Resize {
+        /// Size of the disk in bytes, a multiple of [`MIB`](crate::disk::MIB).
+        size: u64,
+        /// The partition that must be the last; the root where none is given.
+        partition: Option<RootSpec>,
+    },
     /// Makes a root file system out of a distribution's packages: a tar archive, the Action's one file.
     Bootstrap { spec: Box<BootstrapSpec> },
     /// Makes the checks of one machine, or those that need none: a report and a console's log.
@@ -561,6 +568,11 @@ impl Describe for Step {
                 spec.describe(sink);
             }
             Step::ShowRoot => sink.put(Atom::Variant(9, "show root")),
+            Step::Resize { size, partition } => {
+                sink.put(Atom::Variant(22, "resize"));
+                field(sink, "size", size);
+                field(sink, "partition", partition);
+            }
             Step::Test { spec } => {
                 sink.put(Atom::Variant(20, "test"));
                 spec.describe(sink);

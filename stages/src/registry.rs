@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, SandboxRoot, Slot};
+use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, Slot};
 use crate::error::ParamError;
 use crate::kinds;
 use crate::package_set::PackageRequest;
@@ -45,6 +45,8 @@ pub enum Type {
 pub struct ParamSpec {
     /// Its name in a recipe.
     pub name: &'static str,
+    /// What it was called before: taken all the same, and shown nowhere.
+    pub alias: Option<&'static str>,
     /// The type of its value.
     pub ty: Type,
     /// Whether a stage must give it.
@@ -58,6 +60,7 @@ impl ParamSpec {
     pub const fn optional(name: &'static str, ty: Type, help: &'static str) -> Self {
         ParamSpec {
             name,
+            alias: None,
             ty,
             required: false,
             help,
@@ -68,9 +71,18 @@ impl ParamSpec {
     pub const fn required(name: &'static str, ty: Type, help: &'static str) -> Self {
         ParamSpec {
             name,
+            alias: None,
             ty,
             required: true,
             help,
+        }
+    }
+
+    /// The same, which also goes by the name that it had before.
+    pub const fn once_called(self, alias: &'static str) -> Self {
+        ParamSpec {
+            alias: Some(alias),
+            ..self
         }
     }
 }
@@ -125,11 +137,8 @@ impl Lowered {
     /// came from says so, and that is known only when all stages are lowered.
     pub fn set_root(&mut self, root: &RootSpec) {
         for action in &mut self.actions {
-            let in_guest = matches!(
-                action.executor,
-                Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch)
-            );
-            if in_guest && matches!(action.parent, Some(Slot::Stage(_))) {
+            let in_sandbox = matches!(action.executor, Executor::Sandbox(_));
+            if in_sandbox && matches!(action.parent, Some(Slot::Stage(_))) {
                 action.root = root.clone();
             }
         }
@@ -172,9 +181,10 @@ impl Kind {
         self.params.iter().flat_map(|group| group.iter())
     }
 
-    /// The parameter of this name.
+    /// The parameter of this name, or that had it before.
     pub fn param(&self, name: &str) -> Option<&'static ParamSpec> {
-        self.params().find(|param| param.name == name)
+        self.params()
+            .find(|param| param.name == name || param.alias == Some(name))
     }
 }
 

@@ -53,6 +53,7 @@ mod rebase;
 mod recipes;
 mod records;
 mod refused;
+mod resize;
 mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;

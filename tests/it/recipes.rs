@@ -152,6 +152,7 @@ fn torture_debian_12_boots_under_every_firmware_and_tells_what_breaks() {
         &[Firmware::Bios, Firmware::SecureBoot],
     );
     passes_its_tests(&project, &["bios", "uefi", "secure-boot"]);
+    is_set_up_with_a_read_only_root(&project);
     a_kernel_is_tested_by_the_shell_of_its_console(&project);
     what_breaks_in_a_real_system_is_told(&project);
 }
@@ -275,6 +276,20 @@ stage "test" "asks" {
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+}
+
+/// What a stage of kind `system` sets is what a machine finds, which boots with a read-only root and no failed unit; and
+/// kernel arguments arrive where GRUB is configured as Debian does it.
+fn is_set_up_with_a_read_only_root(project: &Project) {
+    let recipe = project.read("recipe.hcl");
+    let more = recipe.clone() + include_str!("system/machine.hcl");
+    project.write("recipe.hcl", &more);
+    let begun = std::time::Instant::now();
+    let only = ["--only", "variant=minimal"];
+    let tested = project.run(&[&["test", "set_up", "own_arguments"], &only[..]].concat());
+    println!("system: {:?}", begun.elapsed());
+    assert_eq!(tested.code, 0, "{}", tested.stderr);
+    project.write("recipe.hcl", &recipe);
 }
 
 /// Boots the image's kernel with an initramfs of busybox, which has neither an agent nor SSH.

@@ -2,7 +2,7 @@
 //! Needs root, FUSE, and the tests' Debian. That has no systemd: what is asked of `systemctl` is written down instead.
 
 use crate::debian;
-use crate::project::Project;
+use crate::project::{Project, ran};
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO7nYzhvHy9nWYiOmLsWUwcPLMzTzKGZuYVaXUL3lyQn me";
@@ -42,7 +42,7 @@ fn project(settings: &str) -> Project {
 #[test]
 fn every_setting_is_where_the_machine_looks_for_it() {
     let project = project(&format!(
-        r#"  host_name = "web.example.org"
+        r#"  hostname  = "web.example.org"
   timezone  = "Europe/Berlin"
   locale    = "C.UTF-8"
   keymap    = "de"
@@ -106,7 +106,7 @@ fn every_setting_is_where_the_machine_looks_for_it() {
     );
     assert_eq!(
         guest("getent passwd plain | cut -d: -f3,6,7"),
-        "1601:/home/plain:/bin/sh\n"
+        "1000:/home/plain:/bin/sh\n"
     );
     // Nobody logs in with a password, and the day of its change is the recipe's.
     assert_eq!(
@@ -146,4 +146,55 @@ fn what_the_image_lacks_is_named_with_what_brings_it() {
             ran.stderr
         );
     }
+}
+
+#[test]
+fn users_and_names_mean_the_same_before_packages_and_after_them() {
+    let words = format!(
+        r#"  hostname = "web.example.org"
+  users    = {{
+    root   = {{ ssh_keys = ["{KEY}"] }}
+    deploy = {{ ssh_keys = ["{KEY}"], groups = ["adm"], sudo = true, uid = 1001 }}
+    plain  = {{ shell = "/bin/sh" }}
+    second = {{ password_hash = "$6$salt$0123456789abcdef" }}
+  }}
+"#
+    );
+    let disk = r#"
+stage "run" "tree" {
+  from     = stage.units
+  commands = ["tar --one-file-system -C / -cf /tmp/tree.tar ."]
+  output   = { "tree.tar" = "/tmp/tree.tar" }
+}
+stage "disk" "made" {
+  tree       = stage.tree.files["tree.tar"]
+  size       = "1GiB"
+  bootloader = []
+  networking = "none"
+  growpart   = false
+"#;
+    let project = Project::with(
+        &(recipe(&words) + disk + &words.replace("hostname =", "host_name =") + "}\n"),
+    );
+    project.link(debian::base(), "debian.qcow2");
+    let mut command = project.command(&["build", "set", "made"]);
+    command.env(
+        "IMPASTO_MIRROR",
+        format!("file:{}", debian::mirror().display()),
+    );
+    let built = ran(command);
+    assert_eq!(built.code, 0, "{}", built.stderr);
+    let line = "cat /etc/hostname; grep -h 127.0 /etc/hosts
+        for table in passwd group shadow gshadow subuid subgid; do
+            grep -h -E '^(root|deploy|plain|second|adm):' /etc/$table | sed \"s/^/$table /\"
+        done
+        cd /home; stat -c '%n %U:%G %a' . */ */.ssh */.ssh/* /root /root/.ssh/authorized_keys; ls -A deploy plain
+        cat deploy/.ssh/authorized_keys; cat /etc/sudoers.d/*impasto*";
+    let [set, made] = ["set", "made"].map(|stage| project.in_guest(stage, line));
+    println!("{set}");
+    assert!(
+        set.contains("passwd plain:x:1000:1000::/home/plain:/bin/sh"),
+        "{set}"
+    );
+    assert_eq!(set, made);
 }

@@ -113,6 +113,7 @@ impl Work {
             work: &work,
             task: task.packed(),
             toolbox,
+            disk: None,
             limits,
             timeout: None,
             cancel: CancelToken::new(),

@@ -24,7 +24,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     (
         "debian",
         &[
-            "base", "net", "recipe", "deb", "lock", "sandbox", "assemble",
+            "base", "net", "disk", "recipe", "deb", "lock", "sandbox", "assemble",
         ],
     ),
     ("inspect", &["base", "disk", "deb"]),

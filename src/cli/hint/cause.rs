@@ -101,8 +101,7 @@ fn larger(about: &About) -> String {
         );
     }
     format!(
-        "enlarge the image that stage {label}{at} fetches, and its file system (virt-resize, or resize2fs after \
-         qemu-img resize); or write less to it"
+        "make the disk larger, by a stage of kind resize after stage {label}{at}; or write less to it"
     )
 }
 

@@ -1,4 +1,4 @@
-//! Our own work with a distribution's programs: packages chosen, roots out of packages, disks out of roots.
+//! Our own work with a distribution's programs: packages chosen, roots out of packages, disks out of roots or grown.
 //! Runs inside a sandbox's container (`crate::sandbox`), whose root is the toolbox: knows its one directory, no store, no host
 //! and no network.
 //!
@@ -6,6 +6,7 @@
 //! work/apt/        what a resolution reads     → work/result.json
 //! work/packages/   what a bootstrap installs   → work/tree.tar
 //! work/tree.tar    what a disk is made of      → work/disk/disk.raw
+//! work/guest.raw   a disk of the store's       → the same, changed
 //! ```
 
 mod apt;
@@ -23,7 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::bounded;
 use crate::base::human::with_causes;
-use crate::sandbox::{ToolFailure, ToolTask};
+use crate::disk::guest::RootSelector;
+use crate::sandbox::{GUEST_DISK, ToolFailure, ToolTask};
 
 pub use bootstrap::PACKAGES;
 pub use resolve::{
@@ -51,6 +53,15 @@ pub enum ToolboxTask {
         epoch: u64,
         /// Whether its directories shall list their files in another order.
         reordered: bool,
+    },
+    /// Grows the disk [`GUEST_DISK`], which is as large as it shall be.
+    Resize {
+        /// Bytes that it had before.
+        was: u64,
+        /// The partition that grows.
+        partition: RootSelector,
+        /// Seconds since 1970 that stand for "now".
+        epoch: u64,
     },
 }
 
@@ -112,6 +123,20 @@ pub fn perform(
             epoch,
             reordered,
         } => disk(&spec, epoch, reordered, work, log, phase),
+        ToolboxTask::Resize {
+            was,
+            partition,
+            epoch,
+        } => {
+            let mut line = |line: &str| log(format!("{line}\n").as_bytes());
+            let disk = work.join(GUEST_DISK);
+            crate::assemble::resize(&disk, was, &partition, epoch, &mut line, phase).map_err(
+                |error| ToolFailure {
+                    message: with_causes(&error),
+                    help: error.help(),
+                },
+            )
+        }
     }
 }
 

@@ -113,7 +113,8 @@ impl<'a> OverlayView<'a> {
         let source = if self.is_present(index) {
             Some(self.top)
         } else {
-            self.base
+            // A disk that grew is zero where the one below it ends.
+            self.base.filter(|base| index < base.chunks())
         };
         let mut buffer = buffer();
         let chunk = match source

@@ -111,9 +111,13 @@ pub fn tree(
     };
     let mut unread = Vec::new();
     tree.partitions = layout.partitions.iter().map(partition).collect();
-    // Of a disk that is divided otherwise nothing can be taken over.
+    // Of a disk that is divided otherwise nothing can be taken over; the end of a partition may have moved.
+    let starts = |tree: &Tree| -> Vec<(u32, u64)> {
+        let starts = tree.partitions.iter().map(|one| (one.number, one.start));
+        starts.collect()
+    };
     let same = |below: &&BaseIndex<'_>| {
-        (&below.tree.table, &below.tree.partitions) == (&tree.table, &tree.partitions)
+        below.tree.table == tree.table && starts(below.tree) == starts(&tree)
     };
     let below = below.filter(same);
     let leaves = leaves(&layout, disk.size());

@@ -78,6 +78,7 @@ impl Job {
             | Step::WriteFile { .. }
             | Step::Bootstrap { .. }
             | Step::AssembleDisk { .. }
+            | Step::Resize { .. }
             | Step::Test { .. }
             | Step::TestReport { .. } => {
                 panic!("BUG: a step for a sandbox was sent to the host")

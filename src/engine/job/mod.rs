@@ -7,6 +7,7 @@ mod install;
 mod known;
 mod normalized;
 mod rebase;
+mod resized;
 mod sandboxed;
 mod shell;
 mod tested;

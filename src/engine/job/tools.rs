@@ -17,22 +17,22 @@ use super::{Job, JobError, JobOutput, StageFailure, create};
 use crate::base::bounded;
 use crate::debian::toolbox::{DISK, PACKAGES, TREE, ToolboxTask};
 use crate::engine::cause::{self, Cause};
-use crate::sandbox::{SandboxError, ToolEnd, ToolEvent, ToolJob};
+use crate::sandbox::{SandboxError, ToolDisk, ToolEnd, ToolEvent, ToolJob};
 
 /// What a tree is called among its node's files.
 const NAME: &str = "tree.tar";
 
 impl Job {
     pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
-        let sandbox = self.sandbox(action)?;
         let [step] = action.steps.as_slice() else {
             panic!("BUG: the toolbox is given one step, not several")
         };
+        if let Step::Resize { size, partition } = step {
+            return self.resized(action, *size, partition.as_ref());
+        }
         let scratch = self.store.scratch()?;
         let work = scratch.path().join("work");
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
-        let tools = self.phase("get the tools", || self.tools())?;
-        self.meter.end();
         let epoch = action.source_date_epoch.expect("BUG: the kind demands it");
         let task = match step {
             Step::Bootstrap { spec } => {
@@ -60,17 +60,42 @@ impl Job {
             }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
+        let made = match step {
+            Step::Bootstrap { .. } => work.join(TREE),
+            _ => work.join(DISK),
+        };
+        self.use_tools(action, &work, &task, None, &made)?;
+        let (result, stored_bytes, same_as) = match step {
+            Step::Bootstrap { .. } => self.take_tree(&work.join(TREE))?,
+            Step::AssembleDisk { .. } => self.take_disk(action, &work.join(DISK))?,
+            step => panic!("BUG: {step:?} is no step for the toolbox"),
+        };
+        // A tree of ten thousand files takes its time.
+        self.phase("clean up", || drop(scratch));
+        self.tools_output(action, result, stored_bytes, same_as)
+    }
+
+    /// Has the sandbox do a task in the directory `work`, on a disk where one is given. Its result comes to `made`.
+    pub(super) fn use_tools(
+        &self,
+        action: &Action<Bound>,
+        work: &Path,
+        task: &ToolboxTask,
+        disk: Option<ToolDisk<'_>>,
+        made: &Path,
+    ) -> Result<(), JobError> {
+        let sandbox = self.sandbox(action)?;
+        let tools = self.phase("get the tools", || self.tools())?;
         self.meter.end();
         let mut log = LogFile::create(self, &[]);
-        let (limits, timeout) = (action.hints.limits, action.hints.timeout);
-        let cancel = self.context.cancel.clone();
         let job = ToolJob {
-            work: &work,
+            work,
             toolbox: &tools,
             task: task.packed(),
-            limits,
-            timeout,
-            cancel,
+            disk,
+            limits: action.hints.limits,
+            timeout: action.hints.timeout,
+            cancel: self.context.cancel.clone(),
         };
         let begun = Instant::now();
         let mut last = begun;
@@ -85,22 +110,19 @@ impl Job {
         self.phase_was("run the tools", begun, Instant::now());
         let (last_lines, _) = log.finish();
         // What these programs cannot write is the host's business: all that they write lies there.
-        let host = || {
-            cause::examine_host(
-                self.store.path(),
-                &work,
-                &work.join(if action.parent.is_none() { TREE } else { DISK }),
-            )
-        };
-        self.tools_ended(end, last_lines, host)?;
-        let (result, stored_bytes, same_as) = match step {
-            Step::Bootstrap { .. } => self.take_tree(&work.join(TREE))?,
-            Step::AssembleDisk { .. } => self.take_disk(action, &work.join(DISK))?,
-            step => panic!("BUG: {step:?} is no step for the toolbox"),
-        };
-        // A tree of ten thousand files takes its time.
-        self.phase("clean up", || drop(scratch));
-        let facts = sandbox.facts();
+        let host = || cause::examine_host(self.store.path(), work, made);
+        self.tools_ended(end, last_lines, host)
+    }
+
+    /// What a job with tools came to.
+    pub(super) fn tools_output(
+        &self,
+        action: &Action<Bound>,
+        result: Outputs,
+        stored_bytes: u64,
+        same_as: Option<ClaimId>,
+    ) -> Result<JobOutput, JobError> {
+        let facts = self.sandbox(action)?.facts();
         Ok(JobOutput {
             result,
             sandbox: facts.name.to_owned(),

@@ -96,6 +96,7 @@ fn disk_size(node: &Node) -> Option<u64> {
         .flat_map(|action| &action.steps)
         .find_map(|step| match step {
             Step::AssembleDisk { spec, .. } => Some(spec.size),
+            Step::Resize { size, .. } => Some(*size),
             _ => None,
         })
 }

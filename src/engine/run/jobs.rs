@@ -177,13 +177,19 @@ impl Engine<'_> {
                 Slot::Stage(stage) => Some(graph.node(*id).parent(stage)),
                 _ => None,
             };
-        let disk = std::iter::successors(disk_of(&id), disk_of)
-            .last()
-            .map(|maker| DiskMaker {
-                label: graph.node(maker).label.clone(),
-                has_size: graph.node(maker).kind.param("size").is_some(),
-                place: place(maker),
-            });
+        // The nearest that says how large the disk is, else where it comes from.
+        let mut maker = None;
+        for below in std::iter::successors(disk_of(&id), disk_of) {
+            maker = Some(below);
+            if graph.node(below).kind.param("size").is_some() {
+                break;
+            }
+        }
+        let disk = maker.map(|maker| DiskMaker {
+            label: graph.node(maker).label.clone(),
+            has_size: graph.node(maker).kind.param("size").is_some(),
+            place: place(maker),
+        });
         let origins = graph
             .node(id)
             .lowered

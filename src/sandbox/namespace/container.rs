@@ -21,12 +21,13 @@ use rustix::thread::UnshareFlags;
 use serde_bytes::ByteBuf;
 
 use super::emulate::{self, Mapper};
+use super::export::Export;
 use super::request::ToolPlan;
 use super::supervisor::{isolate, open_groups};
 use crate::sandbox::memory::{self, TmpfsDir};
 use crate::sandbox::protocol::{self, Ceiling, Limit, MAX_LOG, Problem, ProblemKind};
 use crate::sandbox::sys;
-use crate::sandbox::tools::{MOUNT_POINTS, Perform, ToolReport};
+use crate::sandbox::tools::{GUEST_DISK, MOUNT_POINTS, Perform, ToolReport};
 use crate::sandbox::usage::Watcher;
 
 /// Where the directory that can be written is.
@@ -40,13 +41,13 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Makes the container, does the work in it, and tells what came of it. True where the work is done.
 pub(super) fn serve(plan: &ToolPlan, perform: Perform, socket: &mut File) -> io::Result<bool> {
-    if let Err(problem) = join(plan)
-        .and_then(|()| isolate(false))
-        .and_then(|()| enter(plan))
-    {
-        protocol::write(socket, &ToolReport::Problem(problem))?;
-        return Ok(false);
-    }
+    let export = match open(plan) {
+        Ok(export) => export,
+        Err(problem) => {
+            protocol::write(socket, &ToolReport::Problem(problem))?;
+            return Ok(false);
+        }
+    };
     let socket = Mutex::new(socket.try_clone()?);
     let report = |report: &ToolReport| {
         let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,6 +76,11 @@ pub(super) fn serve(plan: &ToolPlan, perform: Perform, socket: &mut File) -> io:
     if let Some(error) = broken.into_inner() {
         return Err(error);
     }
+    // What the work wrote is in the overlay when the daemon has closed it.
+    if let (Ok(()), Some(Err(problem))) = (&result, export.map(Export::stop)) {
+        report(&ToolReport::Problem(problem))?;
+        return Ok(false);
+    }
     report(&match result {
         _ if memory::is_full(Path::new("/run")) => ToolReport::Limit(Limit::Tmpfs),
         Ok(()) => ToolReport::Done,
@@ -82,6 +88,15 @@ pub(super) fn serve(plan: &ToolPlan, perform: Perform, socket: &mut File) -> io:
     })?;
     // A failure that was told is no failure of the supervisor.
     Ok(true)
+}
+
+/// Makes the container and enters it; the daemon that serves its disk, where it has one, is outside of it and of its limits.
+fn open(plan: &ToolPlan) -> Result<Option<Export>, Problem> {
+    isolate(false)?;
+    let export = plan.disk.as_ref().map(Export::start).transpose()?;
+    join(plan)?;
+    enter(plan)?;
+    Ok(export)
 }
 
 /// Ends the container when a limit is reached; returns when the work is done.
@@ -159,6 +174,11 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
         .collect();
     memory::share(plan.tmpfs, &places)?;
     mount_bind(work, inside(WORK)).map_err(failed("bind", work))?;
+    if let Some(disk) = &plan.disk {
+        // A bind mount of a directory leaves behind what is mounted in it.
+        let shown = inside(WORK).join(GUEST_DISK);
+        mount_bind(&disk.path, shown).map_err(failed("bind", &disk.path))?;
+    }
     chdir(&room).map_err(failed("enter", &room))?;
     // The old root is put over the new one and taken away again: no directory is needed for it (pivot_root(2)).
     pivot_root(".", ".").map_err(failed("make the root", &room))?;

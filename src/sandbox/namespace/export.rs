@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, configure_io_flusher_behavior, kill_process};
 use serde_json::{Value, json};
 
-use super::request::GuestSpec;
+use super::request::ExportSpec;
 use crate::sandbox::protocol::{Problem, ProblemKind};
 
 pub(super) const DAEMON: &str = "qemu-storage-daemon";
@@ -38,8 +38,8 @@ pub(super) struct Export {
 
 impl Export {
     /// Starts the daemon and waits until the export answers.
-    pub(super) fn start(plan: &GuestSpec) -> Result<Self, Problem> {
-        let path = plan.work.join("disk.raw");
+    pub(super) fn start(plan: &ExportSpec) -> Result<Self, Problem> {
+        let path = plan.path.clone();
         File::create(&path).map_err(|e| Problem::io("create", path.to_string_lossy(), &e))?;
         if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
             return Err(Problem::io("open", "/dev/fuse", &error).of_kind(ProblemKind::HostLacks));

@@ -27,7 +27,7 @@ pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 
 use export::DAEMON;
 use process::Supervisor;
-use request::{GuestSpec, SupervisorEvent, SupervisorRequest, ToolPlan};
+use request::{ExportSpec, GuestSpec, SupervisorEvent, SupervisorRequest, ToolPlan};
 
 use super::limits::{Bounds, Group};
 use super::link::{Link, LinkError};
@@ -38,8 +38,8 @@ use super::session::{
 use super::terminal::SavedTerminal;
 use super::tools::run_tools_session;
 use super::{
-    Finished, Sandbox, SandboxError, SandboxEvent, SandboxFacts, SandboxJob, SandboxKind, ToolEnd,
-    ToolEvent, ToolJob, agent_digest,
+    Finished, GUEST_DISK, Sandbox, SandboxError, SandboxEvent, SandboxFacts, SandboxJob,
+    SandboxKind, ToolEnd, ToolEvent, ToolJob, agent_digest,
 };
 use crate::base::bounded;
 
@@ -99,8 +99,11 @@ impl Sandbox for NamespaceSandbox {
         let mut host = NamespaceHost {
             spec: GuestSpec {
                 work: job.work.to_path_buf(),
-                overlay: job.overlay.to_path_buf(),
-                chain: job.chain.clone(),
+                disk: ExportSpec {
+                    path: job.work.join("disk.raw"),
+                    overlay: job.overlay.to_path_buf(),
+                    chain: job.chain.clone(),
+                },
                 network: job.network.is_some(),
                 terminal,
                 groups: group.as_ref().map(Group::doors).unwrap_or_default(),
@@ -155,12 +158,22 @@ impl Sandbox for NamespaceSandbox {
         let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
         let after = job.timeout.unwrap_or_default();
         let scratch = job.work.parent().unwrap_or(job.work);
+        let disk = job.disk.map(|disk| -> Result<_, SandboxError> {
+            make_overlay(disk.overlay, disk.virtual_size)?;
+            Ok(ExportSpec {
+                path: job.work.join(GUEST_DISK),
+                overlay: disk.overlay.to_path_buf(),
+                chain: disk.chain,
+            })
+        });
+        let disk = disk.transpose()?;
         let mut supervisor = Supervisor::start(&self.executable, scratch)?;
         let (bounds, group, watch) = self.bounds(job.limits);
         let request = SupervisorRequest::Tools(ToolPlan {
             work: job.work.to_path_buf(),
             toolbox: job.toolbox.to_path_buf(),
             task: job.task,
+            disk,
             groups: group.as_ref().map(Group::doors).unwrap_or_default(),
             tmpfs: bounds.tmpfs,
             watch,

@@ -16,7 +16,7 @@ use super::export::Export;
 use super::loopdev::LoopDevice;
 use super::make_overlay;
 use super::process::Supervisor;
-use super::request::{GuestSpec, SupervisorRequest};
+use super::request::{ExportSpec, GuestSpec, SupervisorRequest};
 use super::supervisor::{SUPERVISOR_ARGUMENT, isolate};
 use crate::base::cancel::CancelToken;
 use crate::sandbox::link::LinkError;
@@ -95,11 +95,13 @@ fn hold(
     let mut link = supervisor
         .link(Some(Instant::now() + DEADLINE), cancel, None)
         .map_err(said)?;
-    let work = work.to_path_buf();
     let plan = GuestSpec {
-        work,
-        overlay,
-        chain: Vec::new(),
+        work: work.to_path_buf(),
+        disk: ExportSpec {
+            path: work.join("disk.raw"),
+            overlay,
+            chain: Vec::new(),
+        },
         network: false,
         terminal: false,
         groups: Vec::new(),
@@ -133,9 +135,11 @@ pub(super) fn serve(plan: &GuestSpec, socket: &mut File) -> io::Result<bool> {
     let mut tell =
         |piece, problem: Option<Problem>| protocol::write(socket, &Tried { piece, problem });
     tell(ProbePiece::NameSpaces, isolate(false).err())?;
-    let export = Export::start(plan);
+    let export = Export::start(&plan.disk);
     tell(ProbePiece::Served, export.as_ref().err().cloned())?;
-    let path = export.as_ref().map_or(plan.overlay.as_path(), Export::path);
+    let path = export
+        .as_ref()
+        .map_or(plan.disk.overlay.as_path(), Export::path);
     let attach = || {
         let file = File::options().read(true).write(true).open(path);
         let file = file.map_err(|error| Problem::io("open", path.to_string_lossy(), &error))?;

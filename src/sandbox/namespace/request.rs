@@ -29,6 +29,8 @@ pub(super) struct ToolPlan {
     /// The tree of programs that is the container's root.
     pub(super) toolbox: PathBuf,
     pub(super) task: ToolTask,
+    /// The disk that the work changes.
+    pub(super) disk: Option<ExportSpec>,
     /// Files to which a process writes `0` to be in the control groups of the job.
     pub(super) groups: Vec<PathBuf>,
     /// Most bytes of files in memory.
@@ -37,15 +39,24 @@ pub(super) struct ToolPlan {
     pub(super) watch: Option<Ceiling>,
 }
 
+/// An overlay that is to be shown as a raw file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ExportSpec {
+    /// The raw file.
+    pub(super) path: PathBuf,
+    /// The overlay, a qcow2.
+    pub(super) overlay: PathBuf,
+    /// Layer files below it, bottom first.
+    pub(super) chain: Vec<PathBuf>,
+}
+
 /// A disk for the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct GuestSpec {
     /// Private directory of the run.
     pub(super) work: PathBuf,
-    /// The overlay, an empty qcow2.
-    pub(super) overlay: PathBuf,
-    /// Layer files below it, bottom first.
-    pub(super) chain: Vec<PathBuf>,
+    /// The disk, over an empty overlay.
+    pub(super) disk: ExportSpec,
     /// Share the host's network.
     pub(super) network: bool,
     /// The agent gets the supervisor's terminal.

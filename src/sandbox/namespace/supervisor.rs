@@ -207,7 +207,7 @@ fn supervise(
     let mut clock = Clock::new();
     isolate(plan.network)?;
     clock.lap("isolate");
-    let export = Export::start(plan)?;
+    let export = Export::start(&plan.disk)?;
     clock.lap("storage daemon");
     let disk = open_disk(export.path())?;
     let layout = read_layout(&disk)?;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::action::{
     ActionTemplate, Cutoff, Executor, RootSpec, SandboxRequirement, SandboxRoot, Slot,
 };
+use crate::disk::MIB;
 use crate::error::ParamError;
 use crate::limits::{LIMITS, limits};
 use crate::number::Number;
-use crate::params::{Params, Secret};
+use crate::params::{Params, Secret, parse_size};
 use crate::registry::{ParamSpec, StageContext, Type};
 use crate::value::{Data, Value};
 
@@ -287,13 +288,18 @@ pub(crate) fn check_name(param: &'static str, name: &str) -> Result<(), ParamErr
 
 /// The `root` parameter of a stage that a chain of disks begins with.
 pub(crate) fn root(params: &Params) -> Result<RootSpec, ParamError> {
+    partition(params, "root")
+}
+
+/// A parameter that names a file system of a disk.
+pub(crate) fn partition(params: &Params, name: &'static str) -> Result<RootSpec, ParamError> {
     let wrong = |shown: String| {
         Err(
-            ParamError::new("root", format!("{shown} is not a valid partition"))
+            ParamError::new(name, format!("{shown} is not a valid partition"))
                 .help("use a number from 1, \"LABEL=…\" or \"UUID=…\""),
         )
     };
-    match params.get("root").map(|value| &value.data) {
+    match params.get(name).map(|value| &value.data) {
         None => Ok(RootSpec::Auto),
         Some(Data::Number(number)) => match number {
             Number::Int(number @ 1..=128) => Ok(RootSpec::Number(*number as u32)),
@@ -308,6 +314,28 @@ pub(crate) fn root(params: &Params) -> Result<RootSpec, ParamError> {
         },
         Some(_) => wrong("the value".to_owned()),
     }
+}
+
+/// Disks beyond this are more likely a slip than a wish. In bytes.
+const MAX_SIZE: u64 = 16 << 40;
+
+/// A size in bytes; 0 where it is none, which is an error already.
+pub(crate) fn size(
+    param: &'static str,
+    place: &str,
+    text: &str,
+    errors: &mut Vec<ParamError>,
+) -> u64 {
+    let problem = match parse_size(text) {
+        Some(bytes) if bytes > 0 && bytes % MIB == 0 && bytes <= MAX_SIZE => return bytes,
+        Some(bytes) if bytes > MAX_SIZE => "is more than 16TiB",
+        Some(0) => "is zero",
+        Some(_) => "is not a multiple of 1MiB",
+        None => "is not a valid size",
+    };
+    let error = ParamError::new(param, format!("{place}: {text:?} {problem}"));
+    errors.push(error.help("use whole numbers of MiB, GiB or TiB, such as \"8GiB\""));
+    0
 }
 
 /// A word of the shell that means exactly this text.

@@ -6,9 +6,9 @@ use crate::disk::{
     DiskSpec, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec, RootFileSystem,
 };
 use crate::error::ParamError;
-use crate::kinds::common;
+use crate::kinds::common::{self, size};
 use crate::kinds::machine::{USER, check_host_name, check_kernel_argument, check_uids, text, user};
-use crate::params::{Params, parse_size};
+use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 
 pub(crate) const KIND: Kind = Kind {
@@ -18,7 +18,7 @@ pub(crate) const KIND: Kind = Kind {
     example: r#"stage "disk" "base" {
   tree      = stage.root
   size      = "8GiB"
-  host_name = "debian"
+  hostname  = "debian"
   users     = {
     admin = { ssh_keys = [file("admin.pub")], sudo = true }
   }
@@ -53,7 +53,7 @@ const PARAMS: &[ParamSpec] = &[
         "seed",
         Type::Text,
         "The seed of every GUID and UUID of the disk. Disks attached to the same machine need different ones. Default: \
-         derived from `host_name`.",
+         derived from `hostname`.",
     ),
     ParamSpec::optional(
         "file_system",
@@ -77,10 +77,11 @@ const PARAMS: &[ParamSpec] = &[
          grow. Files of the tree under a mount point go into its partition.",
     ),
     ParamSpec::optional(
-        "host_name",
+        "hostname",
         Type::Text,
         "The image's host name. Default: \"debian\".",
-    ),
+    )
+    .once_called("host_name"),
     ParamSpec::optional(
         "users",
         Type::Map(&Type::Object(USER)),
@@ -135,9 +136,6 @@ const NOT_APART: &[&str] = &[
     "/proc", "/sys", "/run",
 ];
 
-/// Disks beyond this are more likely a slip than a wish. In bytes.
-const MAX_SIZE: u64 = 16 << 40;
-
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
     let (mut action, secrets) =
@@ -185,7 +183,7 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
                 .iter()
                 .any(|loader| loader == name)
     };
-    let host_name = params.text("host_name").unwrap_or("debian").to_owned();
+    let host_name = params.text("hostname").unwrap_or("debian").to_owned();
     check_host_name(&host_name, errors);
     let seed = match params.text("seed") {
         Some("") => {
@@ -403,20 +401,6 @@ fn check_label(
     }
 }
 
-/// A size in bytes; 0 where it is none, which is an error already.
-fn size(param: &'static str, place: &str, text: &str, errors: &mut Vec<ParamError>) -> u64 {
-    let problem = match parse_size(text) {
-        Some(bytes) if bytes > 0 && bytes % MIB == 0 && bytes <= MAX_SIZE => return bytes,
-        Some(bytes) if bytes > MAX_SIZE => "is more than 16TiB",
-        Some(0) => "is zero",
-        Some(_) => "is not a multiple of 1MiB",
-        None => "is not a valid size",
-    };
-    let error = ParamError::new(param, format!("{place}: {text:?} {problem}"));
-    errors.push(error.help("use whole numbers of MiB, GiB or TiB, such as \"8GiB\""));
-    0
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -495,7 +479,7 @@ mod tests {
         );
         assert_eq!(spec.networking, Networking::Dhcp);
         assert!(!spec_of(&[("bootloader", list(&[]))]).is_bootable());
-        assert_ne!(spec.seed, spec_of(&[("host_name", text("other"))]).seed);
+        assert_ne!(spec.seed, spec_of(&[("hostname", text("other"))]).seed);
     }
 
     #[test]
@@ -557,7 +541,7 @@ mod tests {
                 text("seventeen-letters"),
                 "is not a valid label for ext4",
             ),
-            ("host_name", text("-x"), "is not a valid host name"),
+            ("hostname", text("-x"), "is not a valid host name"),
             (
                 "kernel_arguments",
                 list(&[text("a b")]),

@@ -182,7 +182,7 @@ pub(super) fn check_host_name(name: &str, errors: &mut Vec<ParamError>) {
             && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
     if name.len() > 64 || !name.split('.').all(label) {
-        let error = ParamError::new("host_name", format!("{name:?} is not a valid host name"));
+        let error = ParamError::new("hostname", format!("{name:?} is not a valid host name"));
         errors.push(error.help("use letters, digits, `-` inside, and dots between parts"));
     }
 }

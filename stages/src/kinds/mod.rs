@@ -12,6 +12,7 @@ mod fetch;
 mod kernel_module;
 mod machine;
 mod packages;
+mod resize;
 mod run;
 mod system;
 mod test;
@@ -28,6 +29,7 @@ pub(crate) const ALL: &[&Kind] = &[
     &fetch::KIND,
     &bootstrap::KIND,
     &disk::KIND,
+    &resize::KIND,
     &packages::KIND,
     &run::KIND,
     &copy::KIND,

@@ -21,7 +21,7 @@ pub(crate) const KIND: Kind = Kind {
     summary: "sets up the machine: host name, time zone, locale, units, users, addresses, kernel arguments",
     example: r#"stage "system" "web" {
   from      = stage.tools
-  host_name = "web"
+  hostname  = "web"
   timezone  = "Europe/Berlin"
   enable    = ["nginx.service"]
   mask      = ["systemd-resolved.service"]
@@ -43,11 +43,12 @@ pub(crate) const KIND: Kind = Kind {
 
 const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
-        "host_name",
+        "hostname",
         Type::Text,
         "The host name, in /etc/hostname and /etc/hosts. Elsewhere: mkosi `Hostname=`, virt-customize `--hostname`, \
          cloud-init `hostname`.",
-    ),
+    )
+    .once_called("host_name"),
     ParamSpec::optional(
         "timezone",
         Type::Text,
@@ -63,13 +64,13 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "keymap",
         Type::Text,
-        "The keyboard of the console, such as \"de\". Elsewhere: mkosi `Keymap=`, cloud-init `keyboard`.",
+        "The keyboard of the console, such as \"de\". Elsewhere: mkosi `Keymap=`, cloud-init `keyboard: layout`.",
     ),
     ParamSpec::optional(
         "enable",
         Type::List(&Type::Text),
-        "Units of systemd that are started at boot. Elsewhere: a preset of mkosi, virt-customize `--run-command`, \
-         cloud-init `runcmd`.",
+        "Units of systemd that are started at boot. Elsewhere: preset files, which mkosi applies; commands of \
+         virt-customize (`--run-command`) and cloud-init (`runcmd`).",
     ),
     ParamSpec::optional(
         "disable",
@@ -84,25 +85,35 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "groups",
         Type::Map(&Type::Object(GROUP)),
-        "Groups by name. None of them may exist. Elsewhere: cloud-init `groups`.",
+        "Groups by name. None of them may exist. Elsewhere: sysusers.d, which mkosi applies, cloud-init `groups`.",
     ),
     ParamSpec::optional(
         "users",
         Type::Map(&Type::Object(USER)),
         "Users by name. None of them may exist, except `root`, whose keys and password can be set. Elsewhere: mkosi \
-         `RootPassword=`, virt-customize `--ssh-inject` and `--password`, cloud-init `users`.",
+         `RootPassword=`; virt-customize `--ssh-inject` and `--password`, for users that exist; cloud-init `users`.",
     ),
     ParamSpec::optional(
         "interfaces",
         Type::Map(&Type::Object(INTERFACE)),
         "Network interfaces with fixed addresses, by the name that systemd-networkd matches, such as \"en*\". They come \
-         before the DHCP of `disk`. Elsewhere: cloud-init's network configuration.",
+         before the DHCP of `disk`, and cloud-init, where the image has it, leaves the network alone. Elsewhere: \
+         cloud-init's network configuration.",
     ),
     ParamSpec::optional(
         "kernel_arguments",
         Type::List(&Type::Text),
-        "Kernel arguments in addition to those of `disk`, one per element, by update-grub. Elsewhere: mkosi \
-         `KernelCommandLine=`, cloud-init `grub_dpkg`.",
+        "Kernel arguments in addition to those that the image has, one per element, by update-grub. Elsewhere: mkosi \
+         `KernelCommandLine=`; cloud-init has none.",
+    ),
+    ParamSpec::optional(
+        "read_only",
+        Type::Bool,
+        "Mounts the root file system read-only. What the machine writes to /etc, /home, /root, /tmp and /var is kept in \
+         memory, over what the image has there, and gone after a restart; so each boot makes a machine ID and SSH host \
+         keys of its own. A file system of its own that is mounted there, as `partitions` of `disk` make them, keeps \
+         what it has. The root does not grow at boot: give it its size by `disk` or `resize`. Takes initramfs-tools. \
+         Default: false. Elsewhere: systemd's `systemd.volatile=`, where the initramfs has systemd.",
     ),
 ];
 
@@ -204,7 +215,7 @@ fn names(params: &Params, script: &mut Vec<String>, errors: &mut Vec<ParamError>
         |text| is_name(text, "_-"),
         "use a name such as \"us\" or \"de\"",
     );
-    if let Some(name) = params.text("host_name") {
+    if let Some(name) = params.text("hostname") {
         check_host_name(name, errors);
         script.push(call("set_host_name", [name]));
     }
@@ -364,6 +375,9 @@ fn boot(params: &Params, script: &mut Vec<String>, errors: &mut Vec<ParamError>)
     if !arguments.is_empty() {
         script.push(call("set_kernel_arguments", [&*arguments.join(" ")]));
     }
+    if params.flag("read_only") {
+        script.push("set_read_only".to_owned());
+    }
 }
 
 #[cfg(test)]
@@ -404,7 +418,7 @@ mod tests {
         ]);
         let number = |value| Value::new(Data::Number(Number::Int(value)));
         let text = script(&[
-            ("host_name", Value::string("web.example.org")),
+            ("hostname", Value::string("web.example.org")),
             ("timezone", Value::string("Europe/Berlin")),
             (
                 "groups",
@@ -448,7 +462,7 @@ mod tests {
         for (params, sentence) in [
             (vec![], "nothing is set"),
             (
-                one("host_name", Value::string("-web")),
+                one("hostname", Value::string("-web")),
                 "not a valid host name",
             ),
             (one("timezone", Value::string("../etc")), "is not valid"),

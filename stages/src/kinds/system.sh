@@ -73,14 +73,26 @@ add_group() {
     groupadd ${2:+--gid "$2"} "$1"
 }
 
-# Name, UID, shell, groups, hash of the password, whether sudo is allowed, public keys.
+# The first number from 1000 that is free in these files: useradd would take the one behind the last.
+free_id() {
+    awk -F: '{ taken[$3] = 1 } END { for (id = 1000; id in taken; id++); print id }' "$@"
+}
+
+# Name, UID, shell, groups, hash of the password, whether sudo is allowed, public keys. What comes of it is what `disk` writes
+# for the same words, but for the file of sudo.
 add_user() {
     user=$1 uid=$2 shell=$3 groups=$4 hash=$5 sudo=$6
     shift 6
     need useradd passwd
     if [ "$user" != root ]; then
         ! grep -q "^$user:" /etc/passwd || fail "the user $user exists already" 'remove it from users'
-        useradd --create-home --user-group --shell "$shell" ${uid:+--uid "$uid"} ${groups:+--groups "$groups"} "$user"
+        ! grep -q "^$user:" /etc/group || fail "there is a group called $user" 'use another name in users'
+        uid=${uid:-$(free_id /etc/passwd /etc/group)}
+        gid=$uid
+        ! awk -F: -v gid="$gid" '$3 == gid { found = 1 } END { exit !found }' /etc/group || gid=$(free_id /etc/group)
+        groupadd --gid "$gid" "$user"
+        useradd --create-home --gid "$gid" --uid "$uid" --shell "$shell" ${groups:+--groups "$groups"} "$user"
+        chmod 0700 "/home/$user"
     fi
     [ -z "$hash" ] || usermod --password "$hash" "$user"
     if [ -n "$sudo" ]; then
@@ -101,6 +113,10 @@ add_interface() {
         fail 'this image has no systemd-networkd' 'install it by a stage of kind packages: systemd'
     printf '%s' "$2" | write "/etc/systemd/network/$1"
     set_units enable systemd-networkd.service
+    # It would write a configuration of its own, which comes first.
+    if [ -d /etc/cloud/cloud.cfg.d ]; then
+        printf 'network: { config: disabled }\n' | write /etc/cloud/cloud.cfg.d/60-impasto-network.cfg
+    fi
 }
 
 # What is done, then units.
@@ -125,8 +141,58 @@ set_units() {
 }
 
 set_kernel_arguments() {
-    need update-grub 'grub-pc-bin, grub2-common'
-    # Read after the 50-impasto.cfg of a disk, whose arguments stay.
-    printf 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX %s"\n' "$1" | write /etc/default/grub.d/60-impasto-system.cfg
+    need update-grub grub2-common
+    # Read after /etc/default/grub, and the 50-impasto.cfg of a disk, whose arguments stay; before, those of an earlier stage.
+    own=/etc/default/grub.d/60-impasto-system.cfg
+    mkdir -p "${own%/*}"
+    printf 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX %s"\n' "$1" >>"$own"
+    chmod 0644 "$own"
     update-grub
+    # It finds no kernel on a root that it does not know, and says so by success.
+    ! ls /boot/vmlinuz-* >/dev/null 2>&1 || grep -q '^[[:space:]]*linux' /boot/grub/grub.cfg ||
+        fail 'update-grub wrote a configuration without a kernel' 'run update-grub in `impasto shell` to see why'
+}
+
+# The initramfs puts memory over what the machine writes to before systemd starts, so that no unit can be too early.
+set_read_only() {
+    need update-initramfs initramfs-tools
+    [ -f /etc/fstab ] && awk '$2 == "/" && $1 !~ /^#/ { found = 1 } END { exit !found }' /etc/fstab ||
+        fail 'this image has no root in /etc/fstab' 'add its line there, by a stage of kind run'
+    awk '
+        $2 == "/" && $1 !~ /^#/ {
+            count = split($4, options, ",")
+            $4 = "ro"
+            for (i = 1; i <= count; i++)
+                if (options[i] !~ /^(rw|ro|defaults|x-systemd\.growfs)$/) $4 = $4 "," options[i]
+        }
+        { print }
+    ' /etc/fstab >/run/impasto-fstab
+    cat /run/impasto-fstab >/etc/fstab
+    grep -qx overlay /etc/initramfs-tools/modules || echo overlay >>/etc/initramfs-tools/modules
+    # The programs here may be klibc's, which are few. Modes are those of the directories below: the upper one's count.
+    write /etc/initramfs-tools/scripts/init-bottom/impasto-read-only 0755 <<'END'
+#!/bin/sh
+# Written by impasto, for the `read_only` of a stage of kind system: memory over what the machine writes to.
+[ "$1" != prereqs ] || exit 0
+memory=/run/impasto-memory
+mkdir -p $memory
+mount -t tmpfs -o mode=0700,size=50% tmpfs $memory
+for at in etc:0755 home:0755 root:0700 var:0755; do
+    name=${at%:*}
+    mkdir -m 0755 $memory/$name
+    mkdir -m "${at#*:}" $memory/$name/upper
+    mkdir -m 0755 $memory/$name/work
+    mount -t overlay -o "lowerdir=$rootmnt/$name,upperdir=$memory/$name/upper,workdir=$memory/$name/work" \
+        overlay "$rootmnt/$name"
+done
+mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs "$rootmnt/tmp"
+END
+    # What would write to the root, or grow it.
+    for unit in grub-common.service; do
+        [ ! -e "/lib/systemd/system/$unit" ] || set_units mask "$unit"
+    done
+    if [ -d /etc/cloud/cloud.cfg.d ]; then
+        printf 'growpart: { mode: "off" }\nresize_rootfs: false\n' | write /etc/cloud/cloud.cfg.d/60-impasto-read-only.cfg
+    fi
+    update-initramfs -u -k all
 }

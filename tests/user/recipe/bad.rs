@@ -65,6 +65,7 @@ refused! {
     several_files: "two",
     syntax_errors_of_several_files: "two-syntax",
     kinds_of_later_versions: "later-kinds.hcl",
+    a_parameter_by_its_old_and_its_new_name: "old-name.hcl",
     a_path_that_is_not_there: "nowhere.hcl",
     a_directory_without_a_recipe: "templates",
 }

@@ -609,3 +609,16 @@ fn the_functions_are_documented() {
         .collect();
     insta::assert_snapshot!(text.join("\n"));
 }
+
+#[test]
+fn a_parameter_is_known_by_the_name_that_it_had_before() {
+    let actions = |name: &str| {
+        let text = format!(
+            "recipe {{ source_date_epoch = 1 }}\nstage \"disk\" \"x\" {{\n  tree = \"base.raw\"\n  size = \"1GiB\"\n  {name} = \"web\"\n}}\n"
+        );
+        let recipe = Project::new(&text).load();
+        recipe.combinations[0].stages[0].lowered.actions.clone()
+    };
+    assert_eq!(actions("hostname"), actions("host_name"));
+    assert!(format!("{:?}", actions("host_name")).contains("host_name: \"web\""));
+}

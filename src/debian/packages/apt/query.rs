@@ -238,6 +238,7 @@ impl AskedPackage<'_, '_> {
                 request: Box::new(request),
             }
             .packed(),
+            disk: None,
             limits: Limits::default(),
             timeout: None,
             cancel: self.apt.cancel.clone(),

@@ -201,7 +201,8 @@ impl Job {
             | Step::Bootstrap { .. }
             | Step::Test { .. }
             | Step::TestReport { .. }
-            | Step::AssembleDisk { .. } => {
+            | Step::AssembleDisk { .. }
+            | Step::Resize { .. } => {
                 panic!("BUG: a step for others was sent to a guest")
             }
         })
