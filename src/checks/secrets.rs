@@ -6,6 +6,7 @@
 
 use std::sync::LazyLock;
 
+use rayon::prelude::*;
 use regex::bytes::Regex;
 
 use crate::disk::contents::{Contents, WantedFile};
@@ -90,19 +91,23 @@ pub fn find(tree: &Tree, contents: &dyn Contents) -> Result<Vec<FoundSecret>, Re
         let read = volume.entries.iter().filter(|entry| is_read(entry));
         wanted.extend(read.map(|entry| (volume.partition, entry.path.as_slice())));
     }
-    let mut found = Vec::new();
-    for batch in wanted.chunks(BATCH) {
+    let batches = wanted.par_chunks(BATCH).map(|batch| {
         let files = contents.files(batch, LIMIT)?;
-        for ((partition, path), bytes) in batch.iter().zip(files) {
-            let Some(bytes) = bytes else { continue };
-            found.extend(of_file(path, &bytes).into_iter().map(|what| FoundSecret {
-                partition: *partition,
-                path: path.to_vec(),
-                what,
-            }));
-        }
-    }
-    Ok(found)
+        let found = batch
+            .iter()
+            .zip(files)
+            .flat_map(|((partition, path), bytes)| {
+                let found = bytes.map_or(Vec::new(), |bytes| of_file(path, &bytes));
+                found.into_iter().map(|what| FoundSecret {
+                    partition: *partition,
+                    path: path.to_vec(),
+                    what,
+                })
+            });
+        Ok(found.collect())
+    });
+    let found: Vec<Vec<FoundSecret>> = batches.collect::<Result<_, ReadError>>()?;
+    Ok(found.concat())
 }
 
 fn is_read(entry: &IndexEntry) -> bool {

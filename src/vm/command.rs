@@ -168,10 +168,11 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
     let mut line = CommandLine::default();
     line.flag("-nodefaults").flag("-no-user-config");
     // A guest that takes QEMU over must not start programs or gain rights. Relays are programs that QEMU starts, which
-    // begin with setsid(2); `children` keeps them from gaining rights.
+    // begin with setsid(2): all values but `allow` end them there. The filter itself keeps them from gaining rights by a
+    // program (no_new_privs).
     let (privileges, spawn) = match served.is_empty() {
         true => ("deny", "deny"),
-        false => ("children", "allow"),
+        false => ("allow", "allow"),
     };
     line.add(
         "-sandbox",
@@ -446,7 +447,7 @@ mod tests {
         for expected in [
             "restrict=on,hostfwd=tcp:127.0.0.1:2222-:22,host=10.0.2.1,\
              guestfwd=tcp:10.0.2.2:6385-cmd:/proc/7/exe relay a,,b",
-            "elevateprivileges=children,spawn=allow",
+            "elevateprivileges=allow,spawn=allow",
         ] {
             assert!(served.contains(expected), "{served}");
         }

@@ -511,6 +511,7 @@ impl Describe for Step {
                 owner,
                 keep_times,
             } => {
+                // `ShowRoot` has the same ordinal, but no fields: the keys differ, and stay as they are.
                 sink.put(if *keep_times {
                     Atom::Variant(9, "copy with times")
                 } else {
