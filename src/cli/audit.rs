@@ -133,7 +133,16 @@ impl Audit {
 
     /// The nodes that are compared, in the order of the graph.
     fn needed(&self, loaded: &Loaded) -> Result<Vec<NodeId>, CliError> {
-        let needed = loaded.graph.closure(&loaded.selection()?.nodes);
+        let mut asked = loaded.selection()?.nodes;
+        // What a test finds is no part of an image, and neither build makes it.
+        asked.retain(|id| !loaded.graph.is_test(*id));
+        if asked.is_empty() {
+            return Err(CliError::usage(
+                "there is nothing to compare: reports of tests are not audited",
+                "name an image, or the stage that is tested",
+            ));
+        }
+        let needed = loaded.graph.closure(&asked);
         Ok(loaded.graph.ids().filter(|id| needed[*id]).collect())
     }
 

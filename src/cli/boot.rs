@@ -22,7 +22,7 @@ use super::{RecipeArgs, exit};
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
 use crate::base::human;
-use crate::disk::packed::{UnpackError, Unpacker};
+use crate::disk::packed::{ImageUnpackError, ImageUnpacker};
 use crate::engine::plan::PlanState;
 use crate::sandbox::SavedTerminal;
 use crate::ui;
@@ -172,7 +172,7 @@ impl Boot {
         let work = scratch.path();
         let disk = match self.disk(session, &store, (work, &interrupt.token())) {
             Err(CliError::Vm(VmError::Unpack {
-                source: UnpackError::Cancelled,
+                source: ImageUnpackError::Cancelled,
                 ..
             })) => return Ok(exit::INTERRUPTED),
             disk => disk?,
@@ -332,7 +332,7 @@ impl Boot {
         let name = name.to_string_lossy();
         let is_file = path.exists() && !path.is_dir() && !name.ends_with(".hcl");
         if is_file || looks_like_image(&name) {
-            let unpacker = Unpacker {
+            let unpacker = ImageUnpacker {
                 dir: work,
                 limit: session.unpack_limit()?,
                 cancel,

@@ -20,7 +20,7 @@ use super::{RecipeArgs, exit};
 use crate::base::cancel::CancelToken;
 use crate::base::human;
 use crate::disk::image::{self, ForeignFormat, ImageKind};
-use crate::disk::packed::Unpacker;
+use crate::disk::packed::ImageUnpacker;
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::history::NodeHistory;
 use crate::engine::plan::{PlanState, file_format, is};
@@ -168,7 +168,7 @@ impl<'s> DiskNames<'s> {
         };
         ui::message(&format!("unpacking {name}…"));
         let dir = self.session.host.large_temporary_files();
-        let unpacker = Unpacker {
+        let unpacker = ImageUnpacker {
             dir: &dir,
             limit: self.session.unpack_limit()?,
             cancel: &CancelToken::new(),

@@ -15,7 +15,7 @@ use impasto_store::qcow2::Qcow2;
 
 use crate::base::bounded;
 use crate::disk::guest::{self, DiskFile};
-use crate::disk::packed::{Packing, UnpackError, Unpacker};
+use crate::disk::packed::{ImagePacking, ImageUnpackError, ImageUnpacker};
 
 /// Bytes at a file's beginning that tell its format: the second copy of VHDX's header begins 128 KiB from its start.
 const HEAD: usize = (128 << 10) + 4;
@@ -113,11 +113,11 @@ impl ForeignFormat {
     }
 
     /// How a file is compressed whose content is read here.
-    pub fn packing(self) -> Option<Packing> {
+    pub fn packing(self) -> Option<ImagePacking> {
         match self {
-            ForeignFormat::Gzip => Some(Packing::Gzip),
-            ForeignFormat::Xz => Some(Packing::Xz),
-            ForeignFormat::Zstd => Some(Packing::Zstd),
+            ForeignFormat::Gzip => Some(ImagePacking::Gzip),
+            ForeignFormat::Xz => Some(ImagePacking::Xz),
+            ForeignFormat::Zstd => Some(ImagePacking::Zstd),
             _ => None,
         }
     }
@@ -180,8 +180,8 @@ pub fn open(path: &Path) -> io::Result<(File, ImageKind)> {
 pub fn unpacked(
     file: File,
     image: ImageKind,
-    unpacker: &Unpacker<'_>,
-) -> Result<(File, ImageKind), UnpackError> {
+    unpacker: &ImageUnpacker<'_>,
+) -> Result<(File, ImageKind), ImageUnpackError> {
     let packing = match image {
         ImageKind::Other(format) => format.packing(),
         _ => None,
@@ -190,9 +190,9 @@ pub fn unpacked(
         return Ok((file, image));
     };
     let file = unpacker.unpack(&file, packing)?;
-    match recognize(&file).map_err(|source| UnpackError::Read { source })? {
+    match recognize(&file).map_err(|source| ImageUnpackError::Read { source })? {
         ImageKind::Other(format) if format.packing().is_some() => {
-            Err(UnpackError::Nested { format })
+            Err(ImageUnpackError::Nested { format })
         }
         image => Ok((file, image)),
     }

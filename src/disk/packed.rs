@@ -35,25 +35,25 @@ const MOST_PIECES: usize = 1 << 22;
 
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packing {
+pub enum ImagePacking {
     Gzip,
     Xz,
     Zstd,
 }
 
-impl Packing {
+impl ImagePacking {
     fn name(self) -> &'static str {
         match self {
-            Packing::Gzip => "gzip",
-            Packing::Xz => "xz",
-            Packing::Zstd => "zstd",
+            ImagePacking::Gzip => "gzip",
+            ImagePacking::Xz => "xz",
+            ImagePacking::Zstd => "zstd",
         }
     }
 }
 
 /// Why a compressed file gives no disk image.
 #[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
+pub enum ImageUnpackError {
     #[error("it cannot be read")]
     Read { source: io::Error },
     /// What comes out cannot be written.
@@ -63,7 +63,10 @@ pub enum UnpackError {
     Truncated,
     /// Something in it, or behind it, is not what its format says.
     #[error("its {} data is damaged, or followed by something else: {reason}", packing.name())]
-    Damaged { packing: Packing, reason: String },
+    Damaged {
+        packing: ImagePacking,
+        reason: String,
+    },
     /// More comes out than is allowed.
     #[error("it unpacks to more than the limit of {}", size(*limit))]
     TooLarge { limit: u64 },
@@ -77,24 +80,26 @@ pub enum UnpackError {
     Cancelled,
 }
 
-impl UnpackError {
+impl ImageUnpackError {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {
-            UnpackError::TooLarge { limit } => Some(format!(
+            ImageUnpackError::TooLarge { limit } => Some(format!(
                 "if it should be that large, raise the limit: {LIMIT_VARIABLE}={}",
                 size(limit.saturating_mul(2))
             )),
-            UnpackError::Truncated | UnpackError::Damaged { .. } => {
+            ImageUnpackError::Truncated | ImageUnpackError::Damaged { .. } => {
                 Some("get the file again, and compare its checksum".to_owned())
             }
-            UnpackError::Nested { .. } => {
+            ImageUnpackError::Nested { .. } => {
                 Some("decompress it once, and use what comes out".to_owned())
             }
-            UnpackError::Archive { .. } => {
+            ImageUnpackError::Archive { .. } => {
                 Some("unpack it first, and use the disk image in it: tar -xf FILE".to_owned())
             }
-            UnpackError::Read { .. } | UnpackError::Write { .. } | UnpackError::Cancelled => None,
+            ImageUnpackError::Read { .. }
+            | ImageUnpackError::Write { .. }
+            | ImageUnpackError::Cancelled => None,
         }
     }
 }
@@ -113,7 +118,7 @@ fn size(bytes: u64) -> String {
 
 /// Unpacks files, each into a file without a name.
 #[derive(Clone, Copy, Debug)]
-pub struct Unpacker<'a> {
+pub struct ImageUnpacker<'a> {
     /// A directory on a file system with room.
     pub dir: &'a Path,
     /// Bytes that may come out, holes included.
@@ -123,15 +128,15 @@ pub struct Unpacker<'a> {
     pub meter: Option<&'a Meter>,
 }
 
-impl Unpacker<'_> {
+impl ImageUnpacker<'_> {
     /// What a compressed file holds: of a tar archive its `disk.raw`, else all that comes out.
     ///
     /// # Errors
     /// It is damaged, truncated or too large, or an archive of something else; or the file cannot be written.
-    pub fn unpack(&self, packed: &File, packing: Packing) -> Result<File, UnpackError> {
-        let read = |source| UnpackError::Read { source };
+    pub fn unpack(&self, packed: &File, packing: ImagePacking) -> Result<File, ImageUnpackError> {
+        let read = |source| ImageUnpackError::Read { source };
         let out =
-            tempfile::tempfile_in(self.dir).map_err(|source| UnpackError::Write { source })?;
+            tempfile::tempfile_in(self.dir).map_err(|source| ImageUnpackError::Write { source })?;
         let mut input = packed;
         input.seek(SeekFrom::Start(0)).map_err(read)?;
         match self.meter {
@@ -147,15 +152,16 @@ impl Unpacker<'_> {
     /// Unpacks a stream into an empty file; its holes become holes.
     ///
     /// # Errors
-    /// As those of [`Unpacker::unpack`].
+    /// As those of [`ImageUnpacker::unpack`].
     pub fn unpack_into(
         &self,
         input: impl Read,
-        packing: Packing,
+        packing: ImagePacking,
         out: &File,
-    ) -> Result<(), UnpackError> {
-        let decoder = decoder(input, packing).map_err(|source| UnpackError::Read { source })?;
-        let mut stream = Stream { decoder, packing };
+    ) -> Result<(), ImageUnpackError> {
+        let decoder =
+            decoder(input, packing).map_err(|source| ImageUnpackError::Read { source })?;
+        let mut stream = UnpackedStream { decoder, packing };
         let mut head = [0; RECORD];
         let length = stream.fill(&mut head)?;
         let size = if length == RECORD && is_tar(&head) {
@@ -164,23 +170,23 @@ impl Unpacker<'_> {
             self.copy(&mut stream, &head[..length], (out, 0), u64::MAX)?
         };
         out.set_len(size)
-            .map_err(|source| UnpackError::Write { source })
+            .map_err(|source| ImageUnpackError::Write { source })
     }
 
     /// Copies at most so many bytes to a place in a file, those that were read already first; how many there were.
     fn copy(
         &self,
-        stream: &mut Stream<'_>,
+        stream: &mut UnpackedStream<'_>,
         begun: &[u8],
         (out, place): (&File, u64),
         most: u64,
-    ) -> Result<u64, UnpackError> {
+    ) -> Result<u64, ImageUnpackError> {
         let mut buffer = vec![0; PIECE];
         let mut copied = 0;
         let mut begun = begun;
         loop {
             if self.cancel.is_cancelled() {
-                return Err(UnpackError::Cancelled);
+                return Err(ImageUnpackError::Cancelled);
             }
             let room = (most - copied).min(PIECE as u64) as usize;
             buffer[..begun.len()].copy_from_slice(begun);
@@ -191,12 +197,12 @@ impl Unpacker<'_> {
             }
             let at = place + copied;
             if at + count as u64 > self.limit {
-                return Err(UnpackError::TooLarge { limit: self.limit });
+                return Err(ImageUnpackError::TooLarge { limit: self.limit });
             }
             for (part, index) in buffer[..count].chunks(CHUNK).zip(0..) {
                 if !is_zero(part) {
                     out.write_all_at(part, at + index * CHUNK as u64)
-                        .map_err(|source| UnpackError::Write { source })?;
+                        .map_err(|source| ImageUnpackError::Write { source })?;
                 }
             }
             copied += count as u64;
@@ -206,36 +212,36 @@ impl Unpacker<'_> {
     /// Takes the one member out of a tar archive that begins with this record; its size.
     fn member(
         &self,
-        stream: &mut Stream<'_>,
+        stream: &mut UnpackedStream<'_>,
         head: &[u8; RECORD],
         out: &File,
-    ) -> Result<u64, UnpackError> {
-        let member = Member::read(stream, head)?;
+    ) -> Result<u64, ImageUnpackError> {
+        let member = TarMember::read(stream, head)?;
         if member.size > self.limit {
-            return Err(UnpackError::TooLarge { limit: self.limit });
+            return Err(ImageUnpackError::TooLarge { limit: self.limit });
         }
         for (offset, length) in &member.pieces {
             if self.copy(stream, &[], (out, *offset), *length)? < *length {
-                return Err(UnpackError::Truncated);
+                return Err(ImageUnpackError::Truncated);
             }
         }
         let stored: u64 = member.pieces.iter().map(|(_, length)| length).sum();
         let mut padding = [0; RECORD];
         let padding = &mut padding[..(stored.next_multiple_of(RECORD as u64) - stored) as usize];
         if stream.fill(padding)? < padding.len() {
-            return Err(UnpackError::Truncated);
+            return Err(ImageUnpackError::Truncated);
         }
         self.end(stream)?;
         Ok(member.size)
     }
 
     /// Nothing but zeros follows.
-    fn end(&self, stream: &mut Stream<'_>) -> Result<(), UnpackError> {
+    fn end(&self, stream: &mut UnpackedStream<'_>) -> Result<(), ImageUnpackError> {
         let mut buffer = vec![0; PIECE];
         let mut seen = 0;
         loop {
             if self.cancel.is_cancelled() {
-                return Err(UnpackError::Cancelled);
+                return Err(ImageUnpackError::Cancelled);
             }
             let count = stream.fill(&mut buffer)?;
             seen += count as u64;
@@ -244,14 +250,14 @@ impl Unpacker<'_> {
                 Some(next) if is_tar(next) => {
                     let name = shown_name(next);
                     let problem = format!("holds `{name}` beside `disk.raw`");
-                    return Err(UnpackError::Archive { problem });
+                    return Err(ImageUnpackError::Archive { problem });
                 }
                 _ if !is_zero(&buffer[..count]) => {
                     let problem = "is followed by something else".to_owned();
-                    return Err(UnpackError::Archive { problem });
+                    return Err(ImageUnpackError::Archive { problem });
                 }
                 _ if seen > self.limit => {
-                    return Err(UnpackError::TooLarge { limit: self.limit });
+                    return Err(ImageUnpackError::TooLarge { limit: self.limit });
                 }
                 _ => {}
             }
@@ -259,17 +265,17 @@ impl Unpacker<'_> {
     }
 }
 
-fn decoder<'r>(input: impl Read + 'r, packing: Packing) -> io::Result<Box<dyn Read + 'r>> {
+fn decoder<'r>(input: impl Read + 'r, packing: ImagePacking) -> io::Result<Box<dyn Read + 'r>> {
     Ok(match packing {
-        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
-        Packing::Xz => {
+        ImagePacking::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
+        ImagePacking::Xz => {
             let stream = liblzma::stream::Stream::new_stream_decoder(
                 MEMORY_LIMIT,
                 liblzma::stream::CONCATENATED,
             )?;
             Box::new(liblzma::read::XzDecoder::new_stream(input, stream))
         }
-        Packing::Zstd => {
+        ImagePacking::Zstd => {
             let mut decoder = zstd::Decoder::new(input)?;
             decoder.window_log_max(WINDOW_LOG)?;
             Box::new(decoder)
@@ -278,14 +284,14 @@ fn decoder<'r>(input: impl Read + 'r, packing: Packing) -> io::Result<Box<dyn Re
 }
 
 /// What comes out of a decompressor.
-struct Stream<'r> {
+struct UnpackedStream<'r> {
     decoder: Box<dyn Read + 'r>,
-    packing: Packing,
+    packing: ImagePacking,
 }
 
-impl Stream<'_> {
+impl UnpackedStream<'_> {
     /// Fills a buffer as far as there is something to fill it with.
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, UnpackError> {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ImageUnpackError> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.decoder.read(&mut buffer[filled..]) {
@@ -294,13 +300,13 @@ impl Stream<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Decompressors make errors of their own, without a number of the system's.
                 Err(source) if source.raw_os_error().is_some() => {
-                    return Err(UnpackError::Read { source });
+                    return Err(ImageUnpackError::Read { source });
                 }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Err(UnpackError::Truncated);
+                    return Err(ImageUnpackError::Truncated);
                 }
                 Err(error) => {
-                    return Err(UnpackError::Damaged {
+                    return Err(ImageUnpackError::Damaged {
                         packing: self.packing,
                         reason: error.to_string(),
                     });
@@ -312,15 +318,18 @@ impl Stream<'_> {
 }
 
 /// A member of an archive: a file, perhaps with holes.
-struct Member {
+struct TarMember {
     size: u64,
     /// Where it has data: offset and length, ascending; stored one behind the other.
     pieces: Vec<(u64, u64)>,
 }
 
-impl Member {
+impl TarMember {
     /// Reads on to the member's data.
-    fn read(stream: &mut Stream<'_>, head: &[u8; RECORD]) -> Result<Member, UnpackError> {
+    fn read(
+        stream: &mut UnpackedStream<'_>,
+        head: &[u8; RECORD],
+    ) -> Result<TarMember, ImageUnpackError> {
         let header = tar::Header::from_byte_slice(head);
         let name = header.path_bytes();
         let kind = header.entry_type();
@@ -334,17 +343,17 @@ impl Member {
                 }
                 _ => format!("holds `{name}`"),
             };
-            return Err(UnpackError::Archive { problem });
+            return Err(ImageUnpackError::Archive { problem });
         }
         let number = |number: io::Result<u64>| number.map_err(|_| wrong_map());
         let stored = number(header.entry_size())?;
         let Some(gnu) = header.as_gnu().filter(|_| kind.is_gnu_sparse()) else {
-            return Ok(Member {
+            return Ok(TarMember {
                 size: stored,
                 pieces: vec![(0, stored)],
             });
         };
-        let mut member = Member {
+        let mut member = TarMember {
             size: number(gnu.real_size())?,
             pieces: Vec::new(),
         };
@@ -353,7 +362,7 @@ impl Member {
         while more {
             let mut record = tar::GnuExtSparseHeader::new();
             if stream.fill(record.as_mut_bytes())? < RECORD {
-                return Err(UnpackError::Truncated);
+                return Err(ImageUnpackError::Truncated);
             }
             let before = member.pieces.len();
             member.add(record.sparse())?;
@@ -370,7 +379,7 @@ impl Member {
         }
     }
 
-    fn add(&mut self, entries: &[tar::GnuSparseHeader]) -> Result<(), UnpackError> {
+    fn add(&mut self, entries: &[tar::GnuSparseHeader]) -> Result<(), ImageUnpackError> {
         for entry in entries.iter().filter(|entry| !entry.is_empty()) {
             let numbers = entry.offset().and_then(|at| Ok((at, entry.length()?)));
             let (offset, length) = numbers.map_err(|_| wrong_map())?;
@@ -395,8 +404,8 @@ impl Member {
     }
 }
 
-fn wrong_map() -> UnpackError {
-    UnpackError::Archive {
+fn wrong_map() -> ImageUnpackError {
+    ImageUnpackError::Archive {
         problem: "has sizes that contradict each other".to_owned(),
     }
 }

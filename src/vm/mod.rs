@@ -31,7 +31,7 @@ use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
 
 use crate::base::io::IoError;
 use crate::disk::image::{self, ForeignFormat, ImageKind};
-use crate::disk::packed::{UnpackError, Unpacker};
+use crate::disk::packed::{ImageUnpackError, ImageUnpacker};
 
 pub use command::{Accel, Backing, Console, DirectKernel, Firmware, MachineDisk, Network, Spec};
 pub use machine::{ConsoleMatch, Machine};
@@ -89,7 +89,10 @@ pub enum VmError {
     },
     /// A compressed file that gives no disk image.
     #[error("`{}` cannot be booted", path.display())]
-    Unpack { path: PathBuf, source: UnpackError },
+    Unpack {
+        path: PathBuf,
+        source: ImageUnpackError,
+    },
     /// A disk that would be smaller than its image.
     #[error("the disk cannot be {asked} bytes: the image already has {least}")]
     TooSmall {
@@ -161,7 +164,7 @@ pub struct Examined {
 ///
 /// # Errors
 /// It cannot be read, or is no image that may be booted.
-pub fn examine(path: &Path, unpacker: &Unpacker<'_>) -> Result<Examined, VmError> {
+pub fn examine(path: &Path, unpacker: &ImageUnpacker<'_>) -> Result<Examined, VmError> {
     let read = || VmError::io("read", path);
     let none = |reason| VmError::NoImage {
         path: path.to_owned(),

@@ -98,3 +98,41 @@ fn a_recipe_without_such_reasons_is_equal() {
     assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
     assert!(!ran.stdout.contains("DIFFERENT"), "{}", ran.stdout);
 }
+
+#[test]
+fn what_an_image_requires_is_not_compared() {
+    let project = Project::with(
+        r#"stage "fetch" "base" { path = "base.qcow2" }
+           stage "copy" "files" {
+             from  = stage.base
+             files = { "/etc/motd" = { content = "hello\n" } }
+           }
+           stage "test" "gate" {
+             image  = stage.files
+             checks = { there = { exists = ["/etc/motd"] } }
+           }
+           stage "convert" "qcow2" {
+             from   = stage.files
+             format = "qcow2"
+           }
+           image "it" {
+             files    = [stage.qcow2]
+             requires = [stage.gate]
+           }"#,
+    );
+    let audit = project.run(&["audit", "--json"]);
+    assert_eq!(audit.code, 0, "{}{}", audit.stdout, audit.stderr);
+    let audit: Value = serde_json::from_str(&audit.stdout).unwrap();
+    let stages = audit["stages"].as_array().unwrap().iter();
+    let stages: Vec<_> = stages
+        .map(|stage| stage["stage"].as_str().unwrap())
+        .collect();
+    assert_eq!(stages, ["base", "files", "qcow2"]);
+    let refused = project.run(&["audit", "gate"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("reports of tests are not audited"),
+        "{}",
+        refused.stderr
+    );
+}

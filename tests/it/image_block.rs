@@ -236,6 +236,77 @@ fn nothing_is_written_before_what_is_required_passes() {
     );
 }
 
+#[test]
+fn an_image_with_planted_things_is_not_written_and_each_is_named() {
+    let status = |names: &[&str]| -> String {
+        let entry = |name: &&str| {
+            format!(
+                "Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.0\n\n"
+            )
+        };
+        names.iter().map(entry).collect()
+    };
+    let recipe = |planted: &str| {
+        format!(
+            r#"stage "fetch" "base" {{ path = "base.qcow2" }}
+               stage "copy" "files" {{
+                 from  = stage.base
+                 files = {{ {planted} }}
+               }}
+               stage "test" "gate" {{
+                 image  = stage.files
+                 checks = {{
+                   lean    = {{ absent = ["docker-ce"] }}
+                   list    = {{ packages = "packages.txt" }}
+                   secrets = {{ no_secrets = true }}
+                 }}
+               }}
+               stage "convert" "qcow2" {{
+                 from   = stage.files
+                 format = "qcow2"
+               }}
+               image "it" {{
+                 files    = [stage.qcow2]
+                 requires = [stage.gate]
+               }}"#
+        )
+    };
+    let clean = r#""/var/lib/dpkg/status" = { source = "status" }"#;
+    let project = Project::with(&recipe(clean));
+    project.write("packages.txt", "base-files 1.0\n");
+    project.write("status", &status(&["base-files"]));
+    project.build(&[]);
+    let old = fs::read(project.path("out/it.qcow2")).unwrap();
+
+    project.write("status", &status(&["base-files", "docker-ce"]));
+    let planted = format!(
+        r#"{clean}
+           "/root/.ssh/id_ed25519" = {{ content = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n" }}
+           "/etc/environment"      = {{ content = "GITHUB_TOKEN=abcdef123456\n" }}
+           "/etc/shadow"           = {{ content = "tester:$y$j9T$abc:1::::::\n" }}"#
+    );
+    project.write("impasto.hcl", &recipe(&planted));
+    let refused = project.run(&["build"]);
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    let report = project.read("out/gate/report.json");
+    for expected in [
+        "docker-ce is there",
+        "+ docker-ce 1.0: not in the list",
+        "/root/.ssh/id_ed25519: a private key",
+        "/etc/environment: a value for GITHUB_TOKEN",
+        "/etc/shadow: tester logs in with a password",
+    ] {
+        assert!(report.contains(expected), "{expected}: {report}");
+    }
+    assert!(!report.contains("abcdef123456"), "{report}");
+    assert!(
+        refused.stderr.contains("image.it is not written"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(fs::read(project.path("out/it.qcow2")).unwrap(), old);
+}
+
 /// Removes a stage's list of files from the store, whose manifest names it.
 fn lose_the_tree(project: &Project, manifest: &str, stage: &str) {
     let manifest: Value = serde_json::from_str(manifest).unwrap();

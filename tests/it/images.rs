@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use impasto::base::cancel::CancelToken;
 use impasto::disk::image::{self, ForeignFormat, ImageKind};
-use impasto::disk::packed::Unpacker;
+use impasto::disk::packed::ImageUnpacker;
 use impasto::sandbox::Outcome;
 use impasto::vm::{Accel, Console, ConsoleMatch, Firmware, Machine, MachineDisk, Network, Spec};
 use impasto_store::chain::open_file_path;
@@ -49,9 +49,9 @@ const READ: [&str; 9] = [
 ];
 
 /// As many bytes of a compressed image as fit, into a directory.
-pub(crate) fn unpacker(dir: &Path) -> Unpacker<'_> {
+pub(crate) fn unpacker(dir: &Path) -> ImageUnpacker<'_> {
     static NOBODY: OnceLock<CancelToken> = OnceLock::new();
-    Unpacker {
+    ImageUnpacker {
         dir,
         limit: 1 << 30,
         cancel: NOBODY.get_or_init(CancelToken::new),

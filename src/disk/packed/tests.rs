@@ -6,18 +6,18 @@ use std::os::unix::fs::MetadataExt;
 use super::*;
 use crate::disk::image::{ImageKind, recognize, unpacked};
 
-const ALL: [Packing; 3] = [Packing::Gzip, Packing::Xz, Packing::Zstd];
+const ALL: [ImagePacking; 3] = [ImagePacking::Gzip, ImagePacking::Xz, ImagePacking::Zstd];
 
-fn pack(bytes: &[u8], packing: Packing) -> Vec<u8> {
+fn pack(bytes: &[u8], packing: ImagePacking) -> Vec<u8> {
     match packing {
-        Packing::Gzip => {
+        ImagePacking::Gzip => {
             let level = flate2::Compression::fast();
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
             encoder.write_all(bytes).unwrap();
             encoder.finish().unwrap()
         }
-        Packing::Xz => liblzma::encode_all(bytes, 0).unwrap(),
-        Packing::Zstd => {
+        ImagePacking::Xz => liblzma::encode_all(bytes, 0).unwrap(),
+        ImagePacking::Zstd => {
             let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
             encoder.include_checksum(true).unwrap();
             encoder.write_all(bytes).unwrap();
@@ -47,8 +47,8 @@ fn file(bytes: &[u8]) -> File {
 }
 
 /// What a file unpacks to.
-fn unpack_up_to(bytes: &[u8], packing: Packing, limit: u64) -> Result<File, UnpackError> {
-    let unpacker = Unpacker {
+fn unpack_up_to(bytes: &[u8], packing: ImagePacking, limit: u64) -> Result<File, ImageUnpackError> {
+    let unpacker = ImageUnpacker {
         dir: &std::env::temp_dir(),
         limit,
         cancel: &CancelToken::new(),
@@ -57,7 +57,7 @@ fn unpack_up_to(bytes: &[u8], packing: Packing, limit: u64) -> Result<File, Unpa
     unpacker.unpack(&file(bytes), packing)
 }
 
-fn unpack(bytes: &[u8], packing: Packing) -> Result<Vec<u8>, UnpackError> {
+fn unpack(bytes: &[u8], packing: ImagePacking) -> Result<Vec<u8>, ImageUnpackError> {
     unpack_up_to(bytes, packing, 1 << 30).map(|file| {
         let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
         file.read_exact_at(&mut bytes, 0).unwrap();
@@ -153,8 +153,8 @@ fn a_sparse_member_has_its_pieces_where_its_map_says() {
     let pieces: Vec<(u64, u64)> = (0..30).map(|at| (at * 100_000, RECORD as u64)).collect();
     let mut map = pieces.clone();
     map.push((4 << 20, 0));
-    let archive = pack(&ended(sparse(4 << 20, &map, &data)), Packing::Gzip);
-    let out = unpack(&archive, Packing::Gzip).unwrap();
+    let archive = pack(&ended(sparse(4 << 20, &map, &data)), ImagePacking::Gzip);
+    let out = unpack(&archive, ImagePacking::Gzip).unwrap();
     let mut expected = vec![0; 4 << 20];
     for ((offset, length), part) in pieces.iter().zip(data.chunks(RECORD)) {
         expected[*offset as usize..][..*length as usize].copy_from_slice(part);
@@ -181,7 +181,10 @@ fn what_is_truncated_is_never_taken() {
             ] {
                 let error = unpack(&packed[..cut], packing).unwrap_err();
                 assert!(
-                    matches!(error, UnpackError::Truncated | UnpackError::Damaged { .. }),
+                    matches!(
+                        error,
+                        ImageUnpackError::Truncated | ImageUnpackError::Damaged { .. }
+                    ),
                     "{packing:?} of {cut} bytes: {error}"
                 );
             }
@@ -190,7 +193,7 @@ fn what_is_truncated_is_never_taken() {
         let short = pack(&member("disk.raw", &disk)[..70_000], packing);
         assert!(matches!(
             unpack(&short, packing),
-            Err(UnpackError::Truncated)
+            Err(ImageUnpackError::Truncated)
         ));
     }
 }
@@ -207,7 +210,10 @@ fn what_follows_and_what_is_damaged_is_told() {
         for bytes in [followed, changed] {
             let error = unpack(&bytes, packing).unwrap_err();
             assert!(
-                matches!(error, UnpackError::Damaged { .. } | UnpackError::Truncated),
+                matches!(
+                    error,
+                    ImageUnpackError::Damaged { .. } | ImageUnpackError::Truncated
+                ),
                 "{packing:?}: {error}"
             );
         }
@@ -242,7 +248,10 @@ fn what_unpacks_to_too_much_is_refused_by_its_limit() {
         let padded = [ended(self::member("disk.raw", b"x")), zeros.clone()].concat();
         for archive in [said, padded] {
             let error = unpack_up_to(&pack(&archive, packing), packing, limit).unwrap_err();
-            assert!(matches!(error, UnpackError::TooLarge { .. }), "{error}");
+            assert!(
+                matches!(error, ImageUnpackError::TooLarge { .. }),
+                "{error}"
+            );
         }
     }
 }
@@ -268,8 +277,12 @@ fn an_archive_of_something_else_than_one_disk_is_named() {
         (sparse(4096, &[(0, 5), (512, 5)], &[1; 10]), "contradict"),
         (sparse(4096, &[(4096, 0); 50], &[]), "contradict"),
     ] {
-        let error = unpack(&pack(&ended(archive), Packing::Gzip), Packing::Gzip).unwrap_err();
-        assert!(matches!(error, UnpackError::Archive { .. }), "{error}");
+        let error = unpack(
+            &pack(&ended(archive), ImagePacking::Gzip),
+            ImagePacking::Gzip,
+        )
+        .unwrap_err();
+        assert!(matches!(error, ImageUnpackError::Archive { .. }), "{error}");
         assert!(error.to_string().contains(problem), "{problem}: {error}");
     }
 }
@@ -279,7 +292,7 @@ fn what_is_in_it_is_recognised_by_its_own_bytes_and_once_only() {
     let open = |bytes: &[u8]| {
         let file = file(bytes);
         let image = recognize(&file).unwrap();
-        let unpacker = Unpacker {
+        let unpacker = ImageUnpacker {
             dir: &std::env::temp_dir(),
             limit: 1 << 30,
             cancel: &CancelToken::new(),
@@ -293,7 +306,7 @@ fn what_is_in_it_is_recognised_by_its_own_bytes_and_once_only() {
         assert_eq!(open(&pack(&qcow2, packing)).unwrap(), ImageKind::Qcow2);
         assert_eq!(open(&pack(&disk(), packing)).unwrap(), ImageKind::Raw);
         assert_eq!(open(&pack(b"text", packing)).unwrap(), ImageKind::Unknown);
-        let twice = pack(&pack(&disk(), Packing::Xz), packing);
+        let twice = pack(&pack(&disk(), ImagePacking::Xz), packing);
         assert_eq!(
             open(&twice).unwrap_err().to_string(),
             "what it holds is compressed once more: it is compressed with xz"
@@ -306,15 +319,15 @@ fn what_is_in_it_is_recognised_by_its_own_bytes_and_once_only() {
 fn nothing_goes_on_that_was_cancelled() {
     let cancel = CancelToken::new();
     cancel.cancel();
-    let unpacker = Unpacker {
+    let unpacker = ImageUnpacker {
         dir: &std::env::temp_dir(),
         limit: 1 << 30,
         cancel: &cancel,
         meter: None,
     };
-    let packed = file(&pack(&disk(), Packing::Zstd));
+    let packed = file(&pack(&disk(), ImagePacking::Zstd));
     assert!(matches!(
-        unpacker.unpack(&packed, Packing::Zstd),
-        Err(UnpackError::Cancelled)
+        unpacker.unpack(&packed, ImagePacking::Zstd),
+        Err(ImageUnpackError::Cancelled)
     ));
 }

@@ -13,7 +13,7 @@ use crate::base::io::IoError;
 use crate::debian::packages::fetch::PackageFetchError;
 use crate::debian::packages::tools::ToolsError;
 use crate::disk::image::ForeignFormat;
-use crate::disk::packed::UnpackError;
+use crate::disk::packed::ImageUnpackError;
 use crate::engine::cause::{self, Cause, Diagnosis, LogLine, SourceLocation};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::InputError;
@@ -97,7 +97,10 @@ pub enum JobError {
     },
     /// A compressed file gives no disk image.
     #[error("{what} cannot be used as a disk")]
-    Unpack { what: String, source: UnpackError },
+    Unpack {
+        what: String,
+        source: ImageUnpackError,
+    },
     /// A file is not a disk.
     #[error("{what} is not a disk: {reason}")]
     NoDisk { what: String, reason: String },

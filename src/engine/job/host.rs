@@ -19,7 +19,7 @@ use impasto_store::sha256::Sha256;
 use super::{Job, JobError, JobInput, JobOutput, create};
 use crate::base::bounded;
 use crate::disk::image::{self, ImageKind};
-use crate::disk::packed::{UnpackError, Unpacker};
+use crate::disk::packed::{ImageUnpackError, ImageUnpacker};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::{Input, copy_file};
 use crate::engine::publish::{Draft, Target};
@@ -239,7 +239,7 @@ impl Job {
         name: &str,
     ) -> Result<(File, ImageKind), JobError> {
         let scratch = self.store.scratch()?;
-        let unpacker = Unpacker {
+        let unpacker = ImageUnpacker {
             dir: scratch.path(),
             limit: self.context.unpack_limit,
             cancel: &self.context.cancel,
@@ -247,7 +247,7 @@ impl Job {
         };
         let unpacked = self.phase("unpack", || image::unpacked(file, image, &unpacker));
         unpacked.map_err(|source| match source {
-            UnpackError::Cancelled => JobError::Cancelled,
+            ImageUnpackError::Cancelled => JobError::Cancelled,
             source => JobError::Unpack {
                 what: format!("`{name}`"),
                 source,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use impasto::base::cancel::CancelToken;
 use impasto::disk::image::{ImageKind, recognize};
-use impasto::disk::packed::{Packing, Unpacker};
+use impasto::disk::packed::{ImagePacking, ImageUnpacker};
 
 /// Bytes that may come out; a few may well unpack to very many.
 const LIMIT: u64 = 4 << 20;
@@ -27,11 +27,11 @@ pub fn run(data: &[u8]) {
         unpack(data, packing);
     }
     let frame = zstd::encode_all(data, 1).expect("memory can be compressed");
-    unpack(&frame, Packing::Zstd);
+    unpack(&frame, ImagePacking::Zstd);
 }
 
-fn unpack(data: &[u8], packing: Packing) {
-    let unpacker = Unpacker {
+fn unpack(data: &[u8], packing: ImagePacking) {
+    let unpacker = ImageUnpacker {
         dir: Path::new("/nonexistent"),
         limit: LIMIT,
         cancel: &CancelToken::new(),
