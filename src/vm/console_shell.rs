@@ -15,9 +15,31 @@ const TURN: Duration = Duration::from_millis(500);
 
 /// Whether the console ends with a shell's prompt.
 pub(super) fn has_prompt(machine: &Machine) -> bool {
-    let lines = machine.console_lines();
-    let last = lines.last().map_or("", |line| line.trim_end());
-    last.len() < 120 && (last.ends_with('#') || last.ends_with('$'))
+    ends_with_prompt(&machine.console_lines())
+}
+
+/// The kernel writes to the console whenever it likes: behind a prompt, too.
+fn ends_with_prompt(lines: &[String]) -> bool {
+    let written = lines
+        .iter()
+        .rev()
+        .map(|line| without_kernel_message(line).trim_end());
+    let last = written.into_iter().find(|line| !line.is_empty());
+    last.is_some_and(|line| line.len() < 120 && (line.ends_with('#') || line.ends_with('$')))
+}
+
+/// A line up to where the kernel goes on, with `[SECONDS] `.
+fn without_kernel_message(line: &str) -> &str {
+    let is_stamp = |text: &str| {
+        let stamp = text.split_once("] ").map(|(stamp, _)| stamp.trim_start());
+        let parts = stamp.and_then(|stamp| stamp.split_once('.'));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        parts.is_some_and(|(seconds, rest)| digits(seconds) && digits(rest))
+    };
+    let begin = line
+        .match_indices('[')
+        .find(|(at, _)| is_stamp(&line[at + 1..]));
+    begin.map_or(line, |(at, _)| &line[..at])
 }
 
 /// Types a line, and waits for its end.
@@ -85,4 +107,26 @@ fn pieces(line: &str) -> impl Iterator<Item = &str> {
         rest = after;
         (!piece.is_empty()).then_some(piece)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_seen_though_the_kernel_goes_on_behind_it() {
+        let ends = |text: &str| {
+            let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            ends_with_prompt(&lines)
+        };
+        assert!(ends("Enter 'help'\n/ # "));
+        assert!(ends("/ # [    5.180353] IPv6: eth0: link becomes ready\n"));
+        assert!(ends(
+            "$ \n[   60.000001] random: crng init done\n[61.1] x y"
+        ));
+        assert!(!ends("debian login: [    5.180353] IPv6: eth0 # "));
+        assert!(!ends("[    5.180353] Comments begin with #"));
+        assert!(!ends("array[1] # is not a stamp\nlast line"));
+        assert!(!ends(""));
+    }
 }
