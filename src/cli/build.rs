@@ -73,24 +73,7 @@ impl Build {
         *recipe = Some(loaded.recipe.name.clone());
         loaded.sandbox = session.sandbox_kind(self.run.sandbox);
         records.lap("read the recipe", session.start.elapsed());
-        let mut selection = if self.tests {
-            super::test::selection(&loaded, &self.recipe.tags)?
-        } else {
-            loaded.selection()?
-        };
-        if self.skip_tests {
-            let mut named = Vec::new();
-            for selector in loaded.selectors() {
-                let picked = loaded.graph.select(selector)?;
-                named.extend(
-                    picked
-                        .nodes
-                        .into_iter()
-                        .filter(|_| picked.images.is_empty()),
-                );
-            }
-            selection = loaded.graph.without_required(selection, &named);
-        }
+        let selection = self.selection(&loaded)?;
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let packages = session.package_host(mirrors);
@@ -164,6 +147,26 @@ impl Build {
         leave_to_exit(loaded);
         shown?;
         Ok(exit_code(&summary))
+    }
+
+    /// What is to be built: without tests, only what a test is named for.
+    fn selection(&self, loaded: &Loaded) -> Result<Selection, CliError> {
+        let selection = match self.tests {
+            true => super::test::selection(loaded, &self.recipe.tags)?,
+            false => loaded.selection()?,
+        };
+        if !self.skip_tests {
+            return Ok(selection);
+        }
+        // A stage that is named runs all the same.
+        let mut named = Vec::new();
+        for selector in loaded.selectors() {
+            let picked = loaded.graph.select(selector)?;
+            if picked.images.is_empty() {
+                named.extend(picked.nodes);
+            }
+        }
+        Ok(loaded.graph.without_required(selection, &named))
     }
 }
 

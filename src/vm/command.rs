@@ -167,19 +167,7 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
     } = spec;
     let mut line = CommandLine::default();
     line.flag("-nodefaults").flag("-no-user-config");
-    // A guest that takes QEMU over must not start programs or gain rights. Relays are programs that QEMU starts, which
-    // begin with setsid(2): all values but `allow` end them there. The filter itself keeps them from gaining rights by a
-    // program (no_new_privs).
-    let (privileges, spawn) = match served.is_empty() {
-        true => ("deny", "deny"),
-        false => ("allow", "allow"),
-    };
-    line.add(
-        "-sandbox",
-        &format!(
-            "on,obsolete=deny,elevateprivileges={privileges},spawn={spawn},resourcecontrol=deny"
-        ),
-    );
+    line.add("-sandbox", &filter(served));
     let mut machine = format!("q35,accel={}", accel.name());
     if let Firmware::Uefi { code, vars, secure } = firmware {
         line.node(&json!({"driver": "raw", "node-name": "uefi-code", "read-only": true, "file": file(code, true)?}));
@@ -253,6 +241,14 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
         line.add("-mon", "chardev=control,mode=control");
     }
     Ok(line.0)
+}
+
+/// Which system calls QEMU may make: a guest that takes it over must not start programs or gain rights.
+fn filter(served: &[ServedPort]) -> String {
+    // Relays are programs that QEMU starts, which begin with setsid(2): all values but `allow` end them there. The filter
+    // itself keeps them from gaining rights by a program (no_new_privs).
+    let relays = if served.is_empty() { "deny" } else { "allow" };
+    format!("on,obsolete=deny,elevateprivileges={relays},spawn={relays},resourcecontrol=deny")
 }
 
 /// Adds what the machine boots.
