@@ -23,12 +23,14 @@ use serde_bytes::ByteBuf;
 
 use crate::base::bounded;
 use crate::confine;
+use crate::emulate::{self, EmulateError, Mapper};
 use crate::facts::Gauge;
 use crate::files;
 use crate::memory;
 use crate::mounts::GuestMounts;
 use crate::protocol::{
-    AgentStep, Answer, Limit, MAX_LOG, Problem, ProblemKind, RunSubdir, StepFacts, Stream,
+    AgentStep, Answer, EMULATOR, Limit, MAX_LOG, Problem, ProblemKind, RUN_DIR, RunSubdir,
+    StepFacts, Stream,
 };
 use crate::serve::Channel;
 use crate::sys;
@@ -40,6 +42,9 @@ pub(crate) const LAUNCH: &str = "launch";
 /// Argument after it: the step may mount, make devices and make namespaces, or not.
 const PRIVILEGED: &str = "privileged";
 const CONFINED: &str = "confined";
+
+/// The argument after that: the architecture of the programs, where they are emulated, or this.
+const NATIVE: &str = "native";
 
 /// What the kernel shall end first where the host itself runs out of memory (proc_pid_oom_score_adj(5)).
 const FIRST_TO_GO: &str = "500";
@@ -151,8 +156,9 @@ impl Runner {
         } else {
             CONFINED
         };
+        let emulated = guest_mounts.setup.emulated.as_deref();
         command
-            .args([LAUNCH, confinement])
+            .args([LAUNCH, confinement, emulated.unwrap_or(NATIVE)])
             .args(arguments)
             .env_clear()
             .envs(
@@ -333,10 +339,11 @@ pub(crate) fn launch(arguments: Vec<OsString>) -> ExitCode {
             126
         })
     };
-    let [confinement, program, rest @ ..] = arguments.as_slice() else {
+    let [confinement, machine, program, rest @ ..] = arguments.as_slice() else {
         return complain("start nothing", io::ErrorKind::InvalidInput.into());
     };
-    if let Err(error) = prepare(confinement == PRIVILEGED) {
+    let emulated = machine.to_str().filter(|machine| *machine != NATIVE);
+    if let Err(error) = prepare(confinement == PRIVILEGED, emulated) {
         return complain("prepare the process", error);
     }
     #[expect(
@@ -347,7 +354,7 @@ pub(crate) fn launch(arguments: Vec<OsString>) -> ExitCode {
     complain(&format!("start {}", Path::new(program).display()), error)
 }
 
-fn prepare(privileged: bool) -> io::Result<()> {
+fn prepare(privileged: bool, emulated: Option<&str>) -> io::Result<()> {
     let stdin = io::stdin();
     if rustix::termios::isatty(stdin.as_fd()) {
         // In front of the terminal in a group of its own, as a shell expects that wants to control jobs.
@@ -363,9 +370,22 @@ fn prepare(privileged: bool) -> io::Result<()> {
     chdir("/")?;
     // Where somebody else has decided it, that stands.
     let _ = fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
+    if let Some(architecture) = emulated {
+        emulate(architecture).map_err(|error| io::Error::other(error.to_string()))?;
+    }
+    // Not before: a new user namespace would give all of them.
     confine::drop_capabilities(privileged)?;
     // The right to install a filter ends with the program that is started now.
     sys::filter_calls(&confine::filter(privileged))
+}
+
+/// Lets the emulator that came with the job run programs of another machine.
+fn emulate(architecture: &str) -> Result<(), EmulateError> {
+    let emulator = Path::new(RUN_DIR)
+        .join(RunSubdir::Scripts.dir())
+        .join(EMULATOR);
+    let mapper = Mapper::start(&[])?;
+    emulate::enter(architecture, &emulator, mapper, sys::unshare)
 }
 
 /// Whether the files in memory have come to their limit.

@@ -257,11 +257,16 @@ pub struct Setup {
     pub source_date_epoch: Option<u64>,
     /// Whether steps may mount, make devices and make namespaces.
     pub privileged: bool,
+    /// The machine that the steps' programs are for, where it is another one: [`EMULATOR`] among the scripts runs them.
+    pub emulated: Option<String>,
     /// Most bytes of files in memory.
     pub tmpfs: u64,
     /// What the agent watches, where no control group does.
     pub watch: Option<Ceiling>,
 }
+
+/// The name of the emulator's program among [`RunSubdir::Scripts`]. No step's script is called so.
+pub const EMULATOR: &str = "-emulator";
 
 /// What all processes of a job may use together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,6 +30,7 @@ mod estimates;
 mod failures;
 mod faults;
 mod fetch;
+mod foreign;
 mod formats;
 mod guest_ext4;
 mod hosts;

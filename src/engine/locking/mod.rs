@@ -13,6 +13,7 @@ mod renew;
 mod run;
 mod wanted;
 
+pub(in crate::engine) use apply::below_stage;
 pub use apply::{AppliedLock, LockState, below};
 pub use check::LockGap;
 pub use disk_size::{TooSmall, too_small};
