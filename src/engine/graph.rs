@@ -201,6 +201,16 @@ impl Describe for Definition<'_> {
     }
 }
 
+/// The stage that makes what a machine boots in place of a disk.
+fn bootable(lowered: &Lowered) -> Option<&str> {
+    let mut inputs = lowered.actions.iter().map(|action| &action.inputs);
+    let booted = inputs.find_map(|inputs| inputs.get("kernel").or_else(|| inputs.get("iso")));
+    match booted? {
+        Slot::Stage(stage) | Slot::StageFile { stage, .. } => Some(stage),
+        _ => None,
+    }
+}
+
 impl Graph {
     /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles, with the packages that its lock
     /// has for them. What a node lacks its [`Graph::lock_state`] tells.
@@ -262,10 +272,12 @@ impl Graph {
                             root: RequestRoot::Own { architecture, .. },
                             ..
                         }) => architecture.clone(),
-                        _ => match below_stage(&lowered) {
-                            Some(below) => graph.nodes[ids[below]].architecture.clone(),
-                            None => ARCHITECTURE.to_owned(),
-                        },
+                        _ => {
+                            let below = below_stage(&lowered).or_else(|| bootable(&lowered));
+                            below.map_or(ARCHITECTURE.to_owned(), |stage| {
+                                graph.nodes[ids[stage]].architecture.clone()
+                            })
+                        }
                     };
                     lowered.set_architecture(&architecture);
                     graph.nodes.push(Node {

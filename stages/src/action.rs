@@ -77,8 +77,8 @@ pub struct Hints {
     /// Directories of the store that the steps can write to and find again, by name, at `/run/impasto/caches/NAME`. They
     /// may be lost at any time, and what the steps make must not depend on them.
     pub caches: Vec<String>,
-    /// The machine that the steps' programs are for, where it is not this one and they are emulated.
-    pub emulated: Option<String>,
+    /// The machine that the disk is for, where it is another one: its programs are emulated.
+    pub architecture: Option<String>,
     /// Tests that make all of this one's checks and more, the smallest first: where one of them passed, this one did.
     pub supersets: Vec<TestSpec>,
 }

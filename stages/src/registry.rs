@@ -163,8 +163,8 @@ impl Lowered {
             if in_guest && action.steps.iter().any(runs) {
                 action.toolbox = Some(Slot::Toolbox);
             }
-            if action.toolbox.is_some() {
-                action.hints.emulated = Some(architecture.to_owned());
+            if action.toolbox.is_some() || action.executor == Executor::Machine {
+                action.hints.architecture = Some(architecture.to_owned());
             }
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use impasto::deb::control;
 use impasto::debian::toolbox::EMULATOR;
 use impasto::sandbox::{Emulator, Outcome, SandboxInput, SandboxJob, emulator_of};
+use impasto::vm::MachineType;
 
 use crate::debian::{once, run};
 use crate::project::Project;
@@ -141,6 +142,17 @@ stage "run" "use" {
   commands = ["hello > /etc/greeting", "uname -m >> /etc/greeting", "dpkg --print-architecture >> /etc/greeting"]
   output   = { greeting = "/etc/greeting" }
 }
+stage "test" "boots" {
+  image        = stage.use
+  firmware     = ["uefi"]
+  boot_timeout = "20m"
+  timeout      = "30m"
+  checks       = { login = { console = "login:" } }
+}
+stage "test" "bios" {
+  image  = stage.use
+  checks = { login = { console = "login:" } }
+}
 "#,
     );
     assert_eq!(project.build(&["use"]), (4, 0));
@@ -148,4 +160,22 @@ stage "run" "use" {
     assert_eq!(greeting, "Hello, world!\naarch64\narm64\naarch64\n");
     assert!(project.claims().contains("emulated"), "claims tell of it");
     assert_eq!(project.build(&["use"]), (0, 4));
+
+    let (program, package) = MachineType::of(MACHINE).unwrap().program();
+    if std::process::Command::new(program)
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        println!("not booted: there is no {program} (package {package})");
+        return;
+    }
+    let ran = project.run(&["build", "bios"]);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("a machine for arm64 has no BIOS"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(project.build(&["boots"]), (1, 4));
 }

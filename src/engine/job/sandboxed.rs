@@ -106,7 +106,7 @@ impl Job {
             },
             sandbox: facts.name.to_owned(),
             isolation: facts.isolation,
-            facts: record(&facts, policy, action.hints.emulated.as_ref()),
+            facts: record(&facts, policy, action.hints.architecture.as_ref()),
             stored_bytes: bytes + kept.as_ref().map_or(0, |kept| kept.stored_bytes),
             written: Vec::new(),
             same_as: kept.and_then(|kept| kept.same_as),
@@ -297,7 +297,7 @@ impl Job {
             scripts: staged.scripts.clone(),
             emulator: action
                 .hints
-                .emulated
+                .architecture
                 .as_deref()
                 .map(|architecture| self.emulator(architecture))
                 .transpose()?,

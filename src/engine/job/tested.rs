@@ -28,8 +28,8 @@ use crate::vm::seed::{self, SeedFile};
 use crate::vm::server::Server;
 use crate::vm::ssh::{self, SshAccess};
 use crate::vm::{
-    self, Accel, Backing, Console, DirectKernel, Firmware, Machine, MachineDisk, Network, Spec,
-    VmError,
+    self, Accel, Backing, Console, DirectKernel, Firmware, Machine, MachineDisk, MachineType,
+    Network, Spec, VmError,
 };
 
 /// The files of a result.
@@ -396,10 +396,12 @@ impl Job {
             chain = Some(layers);
             tree = Some(self.tested_tree()?);
         }
+        let architecture = action.hints.architecture.as_deref();
+        let machine = architecture.and_then(MachineType::of).unwrap_or_default();
         let firmware = match wanted.firmware {
             TestFirmware::Bios | TestFirmware::Kernel => Firmware::Bios,
-            TestFirmware::Uefi => vm::uefi(work, false)?,
-            TestFirmware::SecureBoot => vm::uefi(work, true)?,
+            TestFirmware::Uefi => vm::uefi(work, machine, false)?,
+            TestFirmware::SecureBoot => vm::uefi(work, machine, true)?,
         };
         if let Firmware::Uefi { code, vars, .. } = &firmware {
             check_firmware(action, "code", code)?;
@@ -435,6 +437,7 @@ impl Job {
         };
         let servers = self.servers(work)?;
         let spec = Spec {
+            machine,
             accel: ACCEL,
             firmware,
             memory: wanted.memory,
