@@ -55,19 +55,29 @@ fn registry() -> usize {
 fn programs_of_another_machine_run_and_may_no_more_than_others() {
     let before = registry();
     let (bench, busybox) = (Bench::new(), busybox());
-    let job = |emulator, lines: &[&str]| SandboxJob {
-        steps: commands(lines),
-        inputs: vec![SandboxInput {
-            name: "busybox".to_owned(),
-            mode: 0o755,
-            path: Path::new(Box::leak(busybox.clone().into_boxed_path())),
-        }],
-        emulator,
-        ..bench.job()
-    };
+    fn job<'b>(
+        bench: &'b Bench,
+        busybox: &'b Path,
+        emulator: Option<Emulator>,
+        lines: &[&str],
+    ) -> SandboxJob<'b> {
+        SandboxJob {
+            steps: commands(lines),
+            inputs: vec![SandboxInput {
+                name: "busybox".to_owned(),
+                mode: 0o755,
+                path: busybox,
+            }],
+            emulator,
+            ..bench.job()
+        }
+    }
     // A shell for arm64, which starts further programs for arm64.
     let shell = |line: &str| format!("b=/run/impasto/inputs/busybox; $b sh -c '{line}'");
-    let none = bench.run(job(None, &[&shell("true")])).unwrap();
+    let host = Bench::new();
+    let none = host
+        .run(job(&host, &busybox, None, &[&shell("true")]))
+        .unwrap();
     assert!(!none.outcome.is_ok(), "this host runs arm64 programs");
 
     let lines = [
@@ -84,7 +94,9 @@ fn programs_of_another_machine_run_and_may_no_more_than_others() {
         ),
     ];
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let finished = bench.run(job(Some(emulator()), &lines)).unwrap();
+    let finished = bench
+        .run(job(&bench, &busybox, Some(emulator()), &lines))
+        .unwrap();
     assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
     let log = bench.log();
     for text in [

@@ -24,6 +24,8 @@ const SOURCES: &str = "# Ubuntu's example for apt\nTypes: deb\nURIs: http://arch
     Types: deb\nURIs: http://security.ubuntu.example/ubuntu\nSuites: noble-security\n\
     Components: main restricted universe multiverse\nSigned-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg\n";
 
+const COMPONENTS: [&str; 2] = ["main", "universe"];
+
 /// Who signs the stand-in.
 fn key() -> Key {
     Key::new(2404)
@@ -31,9 +33,8 @@ fn key() -> Key {
 
 /// An archive in Ubuntu's form, of a frozen mirror's packages.
 fn stand_in(name: &str, debian: &Path) -> PathBuf {
-    once(&format!("ubuntu-stand-in-{name}-1"), |dir| {
+    once(&format!("ubuntu-stand-in-{name}-3"), |dir| {
         let mut repository = Repository::new(dir, key());
-        repository.fields = "Origin: Ubuntu\nLabel: Ubuntu\n".to_owned();
         let index = debian
             .join("dists")
             .join(SUITE)
@@ -66,15 +67,20 @@ fn stand_in(name: &str, debian: &Path) -> PathBuf {
         let tool =
             |version| Package::new("impasto-tool", version).file("usr/share/impasto-tool", version);
         repository.add("noble", "universe", &tool("1.0"));
-        // Pockets of a release that got nothing yet.
-        repository.add("noble-updates", "main", &Package::new("of-updates", "1.0"));
-        repository.add(
-            "noble-security",
-            "main",
-            &Package::new("of-security", "1.0"),
-        );
+        // Pockets of a release that got next to nothing yet; all have all components.
+        for pocket in ["noble-updates", "noble-security"] {
+            for component in COMPONENTS {
+                add_nothing(&mut repository, pocket, component);
+            }
+        }
         repository.publish();
     })
+}
+
+/// Adds a package that nobody asks for, so that the component is there.
+fn add_nothing(repository: &mut Repository, suite: &str, component: &str) {
+    let name = format!("of-{suite}-{component}");
+    repository.add(suite, component, &Package::new(&name, "1.0"));
 }
 
 /// Packs a package anew as Ubuntu does, with its own files for the release: its paragraph of the index.
@@ -174,7 +180,7 @@ fn a_root_of_ubuntus_archive_is_its_release() {
     let project = small();
     // Without a mirror nothing is taken from elsewhere.
     let none = with_mirror(&project, None, &["build", "tool"]);
-    assert_eq!(none.code, 3, "{}", none.stderr);
+    assert_eq!(none.code, 4, "{}", none.stderr);
     for text in [
         "no Ubuntu mirror is known: this host's apt has none configured",
         "set one: IMPASTO_UBUNTU_MIRROR=URL",
@@ -191,7 +197,7 @@ fn a_root_of_ubuntus_archive_is_its_release() {
         &recipe.replace("signed_by    = file(\"archive.asc\")\n", ""),
     );
     let refused = with_mirror(&project, Some(port), &["build", "tool"]);
-    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
     assert!(
         refused
             .stderr
@@ -225,7 +231,7 @@ fn a_root_of_ubuntus_archive_is_its_release() {
         "{shown}"
     );
     assert!(!shown.contains("Components: main restricted"), "{shown}");
-    let bill = project.ok(&["packages", "tool", "--format", "spdx"]);
+    let bill = project.ok(&["layer", "packages", "tool", "--format", "spdx"]);
     assert!(
         bill.contains("pkg:deb/ubuntu/impasto-tool@1.0?arch=all&distro=ubuntu-24.04"),
         "{bill}"
@@ -236,6 +242,7 @@ fn a_root_of_ubuntus_archive_is_its_release() {
     let fixed =
         Package::new("impasto-tool", "1.0-1ubuntu0.1").file("usr/share/impasto-tool", "fixed");
     fix.add("noble-security", "universe", &fixed);
+    add_nothing(&mut fix, "noble-security", "main");
     fix.publish();
     let newer = with_mirror(&project, Some(port), &["outdated", "--security"]);
     assert_eq!(newer.code, 10, "{}{}", newer.stdout, newer.stderr);
