@@ -154,7 +154,17 @@ impl Lowered {
         if architecture == ARCHITECTURE {
             return;
         }
+        let is_builder = self
+            .request
+            .as_ref()
+            .is_some_and(PackageRequest::is_builder);
         for action in &mut self.actions {
+            // Modules are compiled by programs of their own machine.
+            for step in action.steps.iter_mut().filter(|_| is_builder) {
+                if let Step::Bootstrap { spec } = step {
+                    architecture.clone_into(&mut spec.architecture);
+                }
+            }
             let in_guest = matches!(
                 action.executor,
                 Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch)
