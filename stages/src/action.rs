@@ -74,9 +74,10 @@ pub struct Hints {
     pub limits: Limits,
     /// Where a fetched file can be had, in the order to try.
     pub urls: Vec<String>,
-    /// Directories of the store that the steps can write to and find again, by name, at `/run/impasto/caches/NAME`. They
-    /// may be lost at any time, and what the steps make must not depend on them.
-    pub caches: Vec<String>,
+    /// Directories of the store that the steps can write to and find again: what they are called below
+    /// `/run/impasto/caches`, and their names in the store. They may be lost at any time, and what the steps make must not
+    /// depend on them.
+    pub caches: BTreeMap<String, String>,
     /// Tests that make all of this one's checks and more, the smallest first: where one of them passed, this one did.
     pub supersets: Vec<TestSpec>,
 }
@@ -235,6 +236,14 @@ pub enum Step {
         mode: u32,
         /// `user`, `user:group` or numbers; root where none is given.
         owner: Option<String>,
+    },
+    /// Has the steps after it run in this directory of the guest, which is made where it is not there, and as this user.
+    WorkIn {
+        /// Absolute path in the guest.
+        dir: String,
+        /// A name of the guest's `/etc/passwd`; root where none is given. The directory becomes the user's, and so do the
+        /// Action's secrets and caches.
+        user: Option<String>,
     },
     /// Shows the root file system once more at `/run/impasto/root`, without what is mounted on it.
     ShowRoot,
@@ -567,6 +576,11 @@ impl Describe for Step {
             Step::Bootstrap { spec } => {
                 sink.put(Atom::Variant(8, "bootstrap"));
                 spec.describe(sink);
+            }
+            Step::WorkIn { dir, user } => {
+                sink.put(Atom::Variant(40, "work in"));
+                field(sink, "directory", dir);
+                field(sink, "user", user);
             }
             Step::ShowRoot => sink.put(Atom::Variant(9, "show root")),
             Step::Resize { size, partition } => {

@@ -73,6 +73,7 @@ impl Job {
             Step::Convert { .. } => self.convert(action),
             Step::Script { .. }
             | Step::ShowRoot
+            | Step::WorkIn { .. }
             | Step::Command { .. }
             | Step::CopyIn { .. }
             | Step::WriteFile { .. }

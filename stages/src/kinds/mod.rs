@@ -3,6 +3,8 @@
 
 mod archives;
 mod bootstrap;
+mod build;
+mod builder;
 mod cleanup;
 mod common;
 mod convert;
@@ -14,6 +16,7 @@ mod machine;
 mod packages;
 mod resize;
 mod run;
+mod steps;
 mod system;
 mod test;
 
@@ -34,6 +37,7 @@ pub(crate) const ALL: &[&Kind] = &[
     &run::KIND,
     &copy::KIND,
     &system::KIND,
+    &build::KIND,
     &kernel_module::KIND,
     &cleanup::KIND,
     &convert::KIND,

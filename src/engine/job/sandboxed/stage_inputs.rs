@@ -162,6 +162,10 @@ impl Job {
                     .push((name.clone(), text.clone().into_bytes()));
                 AgentStep::Script { name }
             }
+            Step::WorkIn { dir, user } => AgentStep::WorkIn {
+                dir: dir.clone(),
+                user: user.clone(),
+            },
             Step::ShowRoot => AgentStep::ShowRoot,
             Step::Command { line } => AgentStep::Command { line: line.clone() },
             Step::CopyIn {
