@@ -15,6 +15,7 @@ use crate::limits::Limits;
 use crate::package_set::PackageSet;
 use crate::test_spec::TestSpec;
 use crate::value::Origin;
+use crate::vendor::VendorSpec;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
 /// Last for: limits, fewer capabilities and a filter of system calls, generations of inodes, times of copied files.
@@ -236,6 +237,19 @@ pub enum Step {
         mode: u32,
         /// `user`, `user:group` or numbers; root where none is given.
         owner: Option<String>,
+    },
+    /// Lays out the Action's packages as files, with an index of them.
+    Debs,
+    /// Gets all files that a language's own lock names.
+    Vendor {
+        /// The input with the lock.
+        lock: String,
+        spec: Box<VendorSpec>,
+    },
+    /// One file that a lock names, found again whichever lock that is. Not the step of any stage.
+    Vendored {
+        /// What of the lock decides which file it is.
+        what: String,
     },
     /// Has the steps after it run in this directory of the guest, which is made where it is not there, and as this user.
     WorkIn {
@@ -576,6 +590,16 @@ impl Describe for Step {
             Step::Bootstrap { spec } => {
                 sink.put(Atom::Variant(8, "bootstrap"));
                 spec.describe(sink);
+            }
+            Step::Debs => sink.put(Atom::Variant(41, "package files")),
+            Step::Vendor { lock, spec } => {
+                sink.put(Atom::Variant(42, "vendor"));
+                field(sink, "lock", lock);
+                field(sink, "for", &**spec);
+            }
+            Step::Vendored { what } => {
+                sink.put(Atom::Variant(43, "vendored file"));
+                field(sink, "file", what);
             }
             Step::WorkIn { dir, user } => {
                 sink.put(Atom::Variant(40, "work in"));

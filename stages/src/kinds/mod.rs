@@ -9,6 +9,7 @@ mod cleanup;
 mod common;
 mod convert;
 mod copy;
+mod debs;
 mod disk;
 mod fetch;
 mod kernel_module;
@@ -19,6 +20,7 @@ mod run;
 mod steps;
 mod system;
 mod test;
+mod vendor;
 
 #[cfg(test)]
 pub(crate) use common::check_volatile;
@@ -30,6 +32,8 @@ use crate::registry::Kind;
 /// Every kind that impasto ships, in the order of the reference.
 pub(crate) const ALL: &[&Kind] = &[
     &fetch::KIND,
+    &vendor::KIND,
+    &debs::KIND,
     &bootstrap::KIND,
     &disk::KIND,
     &resize::KIND,

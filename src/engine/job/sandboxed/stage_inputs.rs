@@ -216,6 +216,9 @@ impl Job {
             | Step::Fetch { .. }
             | Step::Convert { .. }
             | Step::Bootstrap { .. }
+            | Step::Debs
+            | Step::Vendor { .. }
+            | Step::Vendored { .. }
             | Step::Test { .. }
             | Step::TestReport { .. }
             | Step::AssembleDisk { .. }
