@@ -40,6 +40,7 @@ mod sys;
 #[path = "../sandbox/usage.rs"]
 mod usage;
 mod volatile;
+mod workplace;
 
 use std::process::ExitCode;
 

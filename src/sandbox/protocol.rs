@@ -322,6 +322,13 @@ pub enum AgentStep {
         /// The partition's number, 0 is the disk itself.
         partition: u32,
     },
+    /// Runs the processes of further steps in this directory, which is made where it is not there, as this user.
+    WorkIn {
+        /// Absolute path in the guest.
+        dir: String,
+        /// A name of the guest's `/etc/passwd`; `None` is root. The directory, the secrets and the caches become the user's.
+        user: Option<String>,
+    },
     /// Mounts the root once more at [`ROOT`] below [`RUN_DIR`], without what is mounted on it.
     ShowRoot,
     /// Removes a file or a directory with all below it; fine if it is not there. Symbolic links are not followed.

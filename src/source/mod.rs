@@ -2,3 +2,4 @@
 //! Knows formats, addresses and checksums; knows neither stages nor the store.
 
 pub mod tree;
+pub mod vendor;

@@ -18,6 +18,7 @@ mod registry;
 mod ssh_key;
 pub mod test_spec;
 mod value;
+pub mod vendor;
 pub mod volatile;
 
 pub use action::{Action, ActionTemplate, Slot};

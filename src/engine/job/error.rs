@@ -20,6 +20,7 @@ use crate::engine::inputs::InputError;
 use crate::engine::plan::PlanError;
 use crate::net::{DownloadError, DownloaderError};
 use crate::sandbox::SandboxError;
+use crate::source::vendor::VendorError;
 use crate::vm::VmError;
 
 /// A job without a result.
@@ -62,6 +63,9 @@ pub enum JobError {
     NoUrl { url: String },
     #[error(transparent)]
     Downloader(#[from] DownloaderError),
+    /// What a language's lock names cannot be had.
+    #[error(transparent)]
+    Vendor(VendorError),
     /// A package file cannot be had.
     #[error(transparent)]
     Package(PackageFetchError),

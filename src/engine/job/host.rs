@@ -71,8 +71,12 @@ impl Job {
             }
             Step::Fetch { sha256, as_a } => self.fetch(action, *sha256, *as_a),
             Step::Convert { .. } => self.convert(action),
+            Step::Debs => self.debs(action),
+            Step::Vendor { lock, spec } => self.vendored(action, lock, spec),
             Step::Script { .. }
             | Step::ShowRoot
+            | Step::WorkIn { .. }
+            | Step::Vendored { .. }
             | Step::Command { .. }
             | Step::CopyIn { .. }
             | Step::WriteFile { .. }

@@ -12,6 +12,7 @@ mod sandboxed;
 mod shell;
 mod tested;
 mod tools;
+mod vendored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

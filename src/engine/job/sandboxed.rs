@@ -271,7 +271,7 @@ impl Job {
             .hints
             .caches
             .iter()
-            .map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
+            .map(|(place, name)| Ok((place.clone(), self.store.cache_dir(name)?)));
         let inputs = staged
             .inputs
             .iter()

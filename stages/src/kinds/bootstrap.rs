@@ -99,29 +99,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     // In which order they are named changes nothing.
     packages.sort_unstable();
     packages.dedup();
-    let suite = params.text("suite").unwrap_or_default().to_owned();
-    let word = |text: &str| {
-        !text.is_empty()
-            && text
-                .bytes()
-                .all(|c| c.is_ascii_alphanumeric() || b"-./+_".contains(&c))
-    };
-    if !word(&suite) || suite.starts_with('-') {
-        let error = ParamError::new("suite", format!("{suite:?} is not a valid release name"));
-        errors.push(error.help("write the release's code name, such as \"bookworm\""));
-    }
-    let mut components = params.texts("components");
-    if let Some(wrong) = components.iter().find(|component| !word(component)) {
-        errors.push(ParamError::new(
-            "components",
-            format!("{wrong:?} is not a valid component of an archive"),
-        ));
-    }
     let distribution = params.text("distribution").unwrap_or("debian").to_owned();
-    if components.is_empty() {
-        components.push("main".to_owned());
-        components.extend((distribution == "ubuntu").then(|| "universe".to_owned()));
-    }
+    let (suite, components) = suite_and_components(params, &mut errors);
     let architecture = params
         .text("architecture")
         .unwrap_or(ARCHITECTURE)
@@ -184,6 +163,37 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     } else {
         Err(errors)
     }
+}
+
+/// The parameters `suite`, empty where there is none, and `components`.
+pub(crate) fn suite_and_components(
+    params: &Params,
+    errors: &mut Vec<ParamError>,
+) -> (String, Vec<String>) {
+    let suite = params.text("suite").unwrap_or_default().to_owned();
+    let word = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || b"-./+_".contains(&c))
+    };
+    if params.get("suite").is_some() && !word(&suite) || suite.starts_with('-') {
+        let error = ParamError::new("suite", format!("{suite:?} is not a valid release name"));
+        errors.push(error.help("write the release's code name, such as \"bookworm\""));
+    }
+    let mut components = params.texts("components");
+    if let Some(wrong) = components.iter().find(|component| !word(component)) {
+        errors.push(ParamError::new(
+            "components",
+            format!("{wrong:?} is not a valid component of an archive"),
+        ));
+    }
+    if components.is_empty() {
+        components.push("main".to_owned());
+        let is_ubuntu = params.text("distribution") == Some("ubuntu");
+        components.extend(is_ubuntu.then(|| "universe".to_owned()));
+    }
+    (suite, components)
 }
 
 /// Checks a package as apt-get takes it: name, perhaps with `:ARCH`, `=VERSION` or `/SUITE`
