@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use impasto_stages::Makes;
-use impasto_stages::action::Step;
+use impasto_stages::action::{Executor, SandboxRoot, Step};
 use impasto_store::sha256::Sha256;
 
 use super::has_directory;
@@ -18,7 +18,6 @@ pub fn files(graph: &Graph, id: NodeId) -> Vec<(Option<String>, Option<&'static 
     let actions = &graph.node(id).lowered.actions;
     let steps = actions.iter().flat_map(|action| &action.steps);
     let formats: Vec<_> = steps
-        .clone()
         .filter_map(|step| match step {
             Step::Convert { format, .. } => Some(*format),
             _ => None,
@@ -26,8 +25,14 @@ pub fn files(graph: &Graph, id: NodeId) -> Vec<(Option<String>, Option<&'static 
         .collect();
     match &formats[..] {
         [] => {
+            let last = actions.last().expect("BUG: a stage that does nothing");
+            if last.executor == Executor::Sandbox(SandboxRoot::Scratch) {
+                let names = last.outputs.keys();
+                return names.map(|name| (Some(name.clone()), None)).collect();
+            }
             let makes_tree = |step: &Step| matches!(step, Step::Bootstrap { .. });
-            let is_tree = graph.node(id).kind.makes == Makes::Tree || steps.clone().any(makes_tree);
+            let is_tree =
+                graph.node(id).kind.makes == Makes::Tree || last.steps.iter().any(makes_tree);
             vec![(None, is_tree.then_some("tar"))]
         }
         [format] => vec![(None, Some(format.extension()))],
@@ -61,7 +66,7 @@ pub fn paths(
                 };
                 dir.join(format!("{}.{extension}", image.name))
             }
-            (None, None, None) => dir.join(&*graph.node(part.node).stage),
+            (None, None, None) => dir.join(file.as_deref().unwrap_or(&graph.node(part.node).stage)),
         };
         (file, path)
     };

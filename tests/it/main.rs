@@ -14,6 +14,7 @@ use support::{base, debian, mirror, project, pty, random, repository, server, to
 mod apt;
 mod audit;
 mod bootstrap;
+mod builds;
 mod causes;
 mod chain;
 mod cleanup;

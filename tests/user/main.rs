@@ -31,3 +31,4 @@ mod roots;
 mod scope;
 mod scripted;
 mod units;
+mod vendored;

@@ -107,19 +107,23 @@ fn again(steps: &[Step], failed: Option<usize>) -> String {
         "#!/bin/sh\n# Runs the step of this stage again, as a build does. -x shows each line.\n\
                     cd /\ncase \"$1\" in -x) x=x ;; *) x= ;; esac\n"
             .to_owned();
+    let mut user = None;
     for step in steps {
-        if let Step::WorkIn { dir, user } = step {
+        if let Step::WorkIn { dir, user: named } = step {
             text += &format!("cd {dir}\n");
-            if let Some(user) = user {
-                // Its home is what $HOME names in a build.
-                text += &format!(
-                    "as() {{ setpriv --reuid={user} --regid=\"$(id -g {user})\" --clear-groups \
-                     env HOME=\"$(getent passwd {user} | cut -d: -f6)\" USER={user} LOGNAME={user} \"$@\"; }}\n"
-                );
-            }
+            user = named.as_deref();
         }
     }
-    let run = if text.contains("\nas() ") { "as " } else { "" };
+    if user.is_some() {
+        text += "export x\n";
+    }
+    let run = |line: String| match user {
+        Some(user) => format!(
+            "su -s /bin/sh -c '{}' {user} || exit\n",
+            line.replace('\'', r"'\''")
+        ),
+        None => format!("{line} || exit\n"),
+    };
     for (index, step) in steps
         .iter()
         .enumerate()
@@ -127,15 +131,13 @@ fn again(steps: &[Step], failed: Option<usize>) -> String {
     {
         text += &match step {
             Step::Script { text } if text.starts_with("#!") => {
-                format!("{run}/run/impasto/scripts/script-{index} || exit\n")
+                run(format!("/run/impasto/scripts/script-{index}"))
             }
-            Step::Script { .. } => {
-                format!("{run}/bin/sh -e$x /run/impasto/scripts/script-{index} || exit\n")
-            }
-            Step::Command { line } => format!(
-                "{run}/bin/sh -e${{x}}c '{}' || exit\n",
+            Step::Script { .. } => run(format!("/bin/sh -e$x /run/impasto/scripts/script-{index}")),
+            Step::Command { line } => run(format!(
+                "/bin/sh -e${{x}}c '{}'",
                 line.replace('\'', r"'\''")
-            ),
+            )),
             _ if failed.is_some() => {
                 "echo 'this step copies a file, which impasto does itself' >&2; exit 1\n".to_owned()
             }
@@ -174,5 +176,13 @@ mod tests {
         );
         assert_eq!(lines(Some(1)), ["/run/impasto/scripts/script-1 || exit"]);
         assert_eq!(lines(None).len(), 3);
+        let work = Step::WorkIn {
+            dir: "/build".to_owned(),
+            user: Some("maker".to_owned()),
+        };
+        let text = again(&[work, command("true")], None);
+        let lines: Vec<_> = text.lines().skip(4).collect();
+        let run = r"su -s /bin/sh -c '/bin/sh -e${x}c '\''true'\''' maker || exit";
+        assert_eq!(lines, ["cd /build", "export x", run]);
     }
 }

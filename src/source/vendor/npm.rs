@@ -1,6 +1,7 @@
 //! Tarballs: what a package-lock.json names, and the cache that npm reads them from by their hashes.
 //! Knows lock files of npm 7 and later and the layout of npm's cache; reads no package.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
@@ -165,10 +166,19 @@ pub(super) fn locate(
     items: &[&VendorItem],
     host: &VendorHost,
 ) -> Result<Vec<VendorFile>, VendorError> {
+    // Asking npm takes a second.
+    let mut registries = BTreeMap::new();
     let file = |item: &&VendorItem| {
         let wanted = wanted(item);
         let Tarball { name, version, .. } = wanted;
-        let registry = host.npm(name.split_once('/').map(|(scope, _)| scope))?;
+        let scope = name.split_once('/').map(|(scope, _)| scope.to_owned());
+        let registry = match registries.entry(scope) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let registry = host.npm(new.key().as_deref())?;
+                new.insert(registry)
+            }
+        };
         let base = name.rsplit('/').next().unwrap_or(name);
         let own = format!(
             "{}/{name}/-/{base}-{version}.tgz",
