@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::action::{ActionTemplate, Executor, SandboxRoot, Slot, Step};
 use crate::bootstrap::BootstrapSpec;
-use crate::disk::{DiskSpec, MIB, Networking, RootFileSystem};
+use crate::disk::{DiskSpec, DiskTable, MIB, Networking, RootFileSystem};
 use crate::error::ParamError;
 use crate::kinds::{bootstrap, common};
 use crate::package_set::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
@@ -242,6 +242,7 @@ fn builder(packages: Vec<String>) -> BootstrapSpec {
 
 fn builder_disk() -> DiskSpec {
     DiskSpec {
+        table: DiskTable::Gpt,
         size: BUILDER_SIZE,
         bios: false,
         efi: false,
