@@ -16,6 +16,7 @@
 //!
 //! * [`base`]: the process and its environment.
 //! * [`net`] gets files from elsewhere.
+//! * [`source`]: what comes in from elsewhere, and trees of files.
 //! * [`disk`]: readers of partition tables and file systems, and the index of a disk's files.
 //! * [`recipe`] reads and evaluates HCL; `impasto_stages` knows what each kind of stage means.
 //! * [`deb`] reads Debian's formats; [`lock`] is the file of locked packages, and what it needs of a package manager.
@@ -50,5 +51,6 @@ pub mod lock;
 pub mod net;
 pub mod recipe;
 pub mod sandbox;
+pub mod source;
 pub mod ui;
 pub mod vm;

@@ -339,7 +339,8 @@ fn targets(
             }
             continue;
         }
-        let wanted = node.kind.makes == Makes::File && (named || converts(loaded, *id));
+        let wanted = matches!(node.kind.makes, Makes::File | Makes::Tree)
+            && (named || converts(loaded, *id));
         if !wanted || imaged.contains(id) {
             continue;
         }

@@ -218,6 +218,7 @@ fn makes(makes: Makes) -> &'static str {
     match makes {
         Makes::Disk => "a disk",
         Makes::File => "a file",
+        Makes::Tree => "a tree of files",
         Makes::DiskOrFile => "a disk or a file, like its input",
     }
 }

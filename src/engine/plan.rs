@@ -79,7 +79,7 @@ impl Hit {
                 let digest = BlobDigest(file.content.digest());
                 Bound {
                     content: ContentDigest::Blob(digest),
-                    mode: Some(file.mode),
+                    mode: (!file.is_tree()).then_some(file.mode),
                     made_by: None,
                 }
             }),

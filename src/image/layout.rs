@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use impasto_stages::Makes;
 use impasto_stages::action::Step;
 use impasto_store::sha256::Sha256;
 
@@ -25,8 +26,9 @@ pub fn files(graph: &Graph, id: NodeId) -> Vec<(Option<String>, Option<&'static 
         .collect();
     match &formats[..] {
         [] => {
-            let is_tree = |step: &Step| matches!(step, Step::Bootstrap { .. });
-            vec![(None, steps.clone().any(is_tree).then_some("tar"))]
+            let makes_tree = |step: &Step| matches!(step, Step::Bootstrap { .. });
+            let is_tree = graph.node(id).kind.makes == Makes::Tree || steps.clone().any(makes_tree);
+            vec![(None, is_tree.then_some("tar"))]
         }
         [format] => vec![(None, Some(format.extension()))],
         several => several

@@ -350,7 +350,7 @@ async fn one(
             begun = true;
             let part = match &mut part {
                 Some(part) => part,
-                None => match PartialFile::new(&shared.scratch, &progress) {
+                None => match PartialFile::new(&shared.scratch, &wanted.expected, &progress) {
                     Ok(new) => part.insert(new),
                     Err(cause) => return Some(Err(error(cause))),
                 },

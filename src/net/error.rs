@@ -4,8 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use impasto_store::sha256::Sha256;
-
+use super::transfer::Checksum;
 use crate::base::io::IoError;
 
 /// A file that could not be had.
@@ -102,8 +101,8 @@ pub enum DownloadCause {
     #[error("it {}", wrong(expected, got, *html))]
     Checksum {
         /// What it should be.
-        expected: Sha256,
-        got: Sha256,
+        expected: Checksum,
+        got: Checksum,
         /// Whether it is a web page: one to log in at, for example.
         html: bool,
     },
@@ -150,9 +149,9 @@ impl DownloadCause {
     }
 }
 
-fn wrong(expected: &Sha256, got: &Sha256, html: bool) -> String {
+fn wrong(expected: &Checksum, got: &Checksum, html: bool) -> String {
     let html = if html { ", of a web page" } else { "" };
-    format!("has the wrong checksum: expected sha256:{expected}, got sha256:{got}{html}")
+    format!("has the wrong checksum: expected {expected}, got {got}{html}")
 }
 
 /// A status with the usual words for it.

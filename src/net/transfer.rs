@@ -5,7 +5,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use impasto_store::sha256::{Sha256, Sha256Writer};
+use impasto_store::sha256::{Sha256, Sha256Writer, Sha512, Sha512Writer};
 use reqwest::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE,
     LAST_MODIFIED, LOCATION, RANGE,
@@ -24,6 +24,62 @@ const REDIRECTS: u32 = 5;
 /// Bytes that are read of a file of this machine at once.
 const BLOCK: usize = 256 << 10;
 
+/// A digest by which a file is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl std::fmt::Display for Checksum {
+    /// As recipes write it: `sha256:` and digits.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Checksum::Sha256(digest) => write!(f, "sha256:{digest}"),
+            Checksum::Sha512(digest) => write!(f, "sha512:{digest}"),
+        }
+    }
+}
+
+/// Computes the checksum of what comes.
+#[derive(Clone)]
+enum ChecksumWriter {
+    Sha256(Sha256Writer),
+    Sha512(Sha512Writer),
+}
+
+impl ChecksumWriter {
+    /// One for what is expected.
+    fn new(expected: &Expected) -> ChecksumWriter {
+        match expected.checksum {
+            Some(Checksum::Sha512(_)) => ChecksumWriter::Sha512(Sha512Writer::default()),
+            Some(Checksum::Sha256(_)) | None => ChecksumWriter::Sha256(Sha256Writer::default()),
+        }
+    }
+
+    /// Forgets what came.
+    fn restart(&mut self) {
+        match self {
+            ChecksumWriter::Sha256(hasher) => *hasher = Sha256Writer::default(),
+            ChecksumWriter::Sha512(hasher) => *hasher = Sha512Writer::default(),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            ChecksumWriter::Sha256(hasher) => hasher.update(bytes),
+            ChecksumWriter::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish(self) -> Checksum {
+        match self {
+            ChecksumWriter::Sha256(hasher) => Checksum::Sha256(hasher.finish()),
+            ChecksumWriter::Sha512(hasher) => Checksum::Sha512(hasher.finish()),
+        }
+    }
+}
+
 /// What a file must be.
 #[derive(Debug, Clone)]
 pub struct Expected {
@@ -31,7 +87,7 @@ pub struct Expected {
     pub(super) size: Option<u64>,
     /// Bytes, at most.
     limit: u64,
-    sha256: Option<Sha256>,
+    checksum: Option<Checksum>,
 }
 
 impl Expected {
@@ -40,16 +96,16 @@ impl Expected {
         Expected {
             size: Some(size),
             limit: size,
-            sha256: Some(sha256),
+            checksum: Some(Checksum::Sha256(sha256)),
         }
     }
 
     /// Known by its checksum alone; no more than `limit` bytes are taken.
-    pub fn hashed(sha256: Sha256, limit: u64) -> Expected {
+    pub fn hashed(checksum: Checksum, limit: u64) -> Expected {
         Expected {
             size: None,
             limit,
-            sha256: Some(sha256),
+            checksum: Some(checksum),
         }
     }
 
@@ -58,13 +114,13 @@ impl Expected {
         Expected {
             size: None,
             limit,
-            sha256: None,
+            checksum: None,
         }
     }
 
     /// Whether it may be a web page: only where nothing but the checksum decides. What has a size is a package or an index.
     fn may_be_html(&self) -> bool {
-        self.size.is_none() && self.sha256.is_some()
+        self.size.is_none() && self.checksum.is_some()
     }
 }
 
@@ -81,7 +137,7 @@ pub(super) enum Progress {
 pub(super) struct PartialFile<'a> {
     file: NamedTempFile,
     len: u64,
-    hasher: Sha256Writer,
+    hasher: ChecksumWriter,
     /// What names the version that the server has, so that a resumed download is of the same one.
     validator: Option<String>,
     /// Whether it came in several parts.
@@ -96,6 +152,7 @@ pub(super) struct PartialFile<'a> {
 impl<'a> PartialFile<'a> {
     pub(super) fn new(
         dir: &Path,
+        expected: &Expected,
         progress: &'a (dyn Fn(Progress) + Send + Sync),
     ) -> Result<PartialFile<'a>, DownloadCause> {
         let file = tempfile::Builder::new()
@@ -105,7 +162,7 @@ impl<'a> PartialFile<'a> {
         Ok(PartialFile {
             file,
             len: 0,
-            hasher: Sha256Writer::default(),
+            hasher: ChecksumWriter::new(expected),
             validator: None,
             resumed: false,
             html: false,
@@ -131,7 +188,7 @@ impl<'a> PartialFile<'a> {
         }
         (self.progress)(Progress::Bytes(-signed(self.len)));
         self.len = 0;
-        self.hasher = Sha256Writer::default();
+        self.hasher.restart();
         let file = self.file.as_file_mut();
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -168,15 +225,15 @@ impl<'a> PartialFile<'a> {
             let received = self.len;
             return Err(DownloadCause::TooShort { received, size });
         }
-        let Some(sha256) = expected.sha256 else {
+        let Some(checksum) = expected.checksum else {
             return Ok(());
         };
         let got = self.hasher.clone().finish();
-        if got == sha256 {
+        if got == checksum {
             return Ok(());
         }
         Err(DownloadCause::Checksum {
-            expected: sha256,
+            expected: checksum,
             got,
             html: self.html,
         })
@@ -184,7 +241,7 @@ impl<'a> PartialFile<'a> {
 
     /// Whether all of it has come, whatever the server says.
     fn is_whole(&self, expected: &Expected) -> bool {
-        expected.sha256.is_some() && self.verify(expected).is_ok()
+        expected.checksum.is_some() && self.verify(expected).is_ok()
     }
 
     /// The file. Only what was verified is handed out.
@@ -296,7 +353,7 @@ impl Http {
             {
                 request = request.basic_auth(user, Some(password));
             }
-            if expected.sha256.is_none() {
+            if expected.checksum.is_none() {
                 // It changes under its name, so a proxy shall ask whether it has.
                 request = request.header(CACHE_CONTROL, "max-age=0");
             }

@@ -93,6 +93,8 @@ pub enum Makes {
     /// A disk, and the files that its `output` names.
     Disk,
     File,
+    /// One tree of files, which serves wherever a directory beside the recipe does.
+    Tree,
     /// A disk or one file, as its input turns out to be.
     DiskOrFile,
 }
@@ -105,7 +107,7 @@ impl Makes {
 
     /// Whether a stage of this kind can be used as a file.
     pub fn file(self) -> bool {
-        matches!(self, Makes::File | Makes::DiskOrFile)
+        matches!(self, Makes::File | Makes::Tree | Makes::DiskOrFile)
     }
 }
 
@@ -254,6 +256,7 @@ impl Kind {
         match (self.makes, params.text("as")) {
             (Makes::DiskOrFile, Some("disk")) => Makes::Disk,
             (Makes::DiskOrFile, Some("file")) => Makes::File,
+            (Makes::DiskOrFile, Some("tree")) => Makes::Tree,
             (Makes::DiskOrFile, None)
                 if params.get("install").is_some() && !params.flag("install") =>
             {

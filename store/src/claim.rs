@@ -74,7 +74,35 @@ pub struct Outputs {
 pub struct OutputFile {
     /// Where its bytes are.
     pub content: FileContent,
+    /// Permission bits; [`TREE_MODE`] says that the bytes are a tree of files.
     pub mode: u32,
+}
+
+/// The mode of an output that is a tree of files, which is kept as a tar archive: a directory's.
+pub const TREE_MODE: u32 = 0o040_755;
+
+impl OutputFile {
+    /// A tree of files, kept as a tar archive.
+    pub fn tree(archive: BlobRef) -> Self {
+        OutputFile {
+            content: FileContent::Blob(archive),
+            mode: TREE_MODE,
+        }
+    }
+
+    /// Whether its bytes are a tree of files rather than a file's.
+    pub fn is_tree(&self) -> bool {
+        self.mode == TREE_MODE
+    }
+
+    /// The permission bits of a file that holds its bytes.
+    pub fn permissions(&self) -> u32 {
+        if self.is_tree() {
+            0o644
+        } else {
+            self.mode & 0o7777
+        }
+    }
 }
 
 /// Where a file's bytes are.

@@ -16,6 +16,10 @@ const LEN: usize = 32;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha256(pub [u8; LEN]);
 
+/// A SHA-512, by which others name files too. Its text is 128 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha512(pub [u8; 2 * LEN]);
+
 /// A text is not a SHA-256.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a SHA-256: expected 64 digits of 0-9 and a-f")]
@@ -35,26 +39,53 @@ impl FromStr for Sha256 {
 
     /// Only lower case: what compares texts must not see two for one digest. Whoever reads texts of others lowers them.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let nibble = |digit: u8| match digit {
-            b'0'..=b'9' => Some(digit - b'0'),
-            b'a'..=b'f' => Some(digit - b'a' + 10),
-            _ => None,
-        };
-        let parse = || {
-            let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-            let mut bytes = [0; LEN];
-            if pairs.len() != LEN || !rest.is_empty() {
-                return None;
-            }
-            for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-                *byte = nibble(*high)? << 4 | nibble(*low)?;
-            }
-            Some(Sha256(bytes))
-        };
-        parse().ok_or_else(|| ParseSha256Error {
-            text: text.chars().take(80).collect(),
-        })
+        hexadecimal(text)
+            .map(Sha256)
+            .ok_or_else(|| ParseSha256Error {
+                text: text.chars().take(80).collect(),
+            })
     }
+}
+
+impl Sha512 {
+    pub fn of(bytes: &[u8]) -> Sha512 {
+        Sha512(<sha2::Sha512 as sha2::Digest>::digest(bytes).into())
+    }
+
+    /// Reads its text, in lower case only; none where that is something else.
+    pub fn parse(text: &str) -> Option<Sha512> {
+        hexadecimal(text).map(Sha512)
+    }
+}
+
+impl fmt::Display for Sha512 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Sha512 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sha512({self})")
+    }
+}
+
+/// Bytes of exactly as many lower-case hexadecimal digits.
+fn hexadecimal<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let nibble = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let mut bytes = [0; N];
+    if pairs.len() != N || !rest.is_empty() {
+        return None;
+    }
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = nibble(*high)? << 4 | nibble(*low)?;
+    }
+    Some(bytes)
 }
 
 impl fmt::Display for Sha256 {
@@ -135,6 +166,21 @@ impl Write for Sha256Writer {
     }
 }
 
+/// Computes the SHA-512 of what it is given.
+#[derive(Debug, Clone, Default)]
+pub struct Sha512Writer(sha2::Sha512);
+
+impl Sha512Writer {
+    pub fn update(&mut self, bytes: &[u8]) {
+        sha2::Digest::update(&mut self.0, bytes);
+    }
+
+    /// The SHA-512 of all that was given.
+    pub fn finish(self) -> Sha512 {
+        Sha512(sha2::Digest::finalize(self.0).into())
+    }
+}
+
 /// Computes the SHA-256 of what is read through it.
 #[derive(Debug)]
 pub struct Sha256Reader<R> {
@@ -178,6 +224,19 @@ mod tests {
         for text in [&ABC.to_uppercase(), &ABC[1..], &"é".repeat(32), ""] {
             assert!(text.parse::<Sha256>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_sha512_reads_back_from_its_text() {
+        let digest = Sha512::of(b"abc");
+        let text = digest.to_string();
+        assert!(text.starts_with("ddaf35a193617aba") && text.ends_with("2a9ac94fa54ca49f"));
+        assert_eq!(Sha512::parse(&text), Some(digest));
+        assert_eq!(Sha512::parse(ABC), None);
+        let mut writer = Sha512Writer::default();
+        writer.update(b"a");
+        writer.update(b"bc");
+        assert_eq!(writer.finish(), digest);
     }
 
     #[test]

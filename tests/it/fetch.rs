@@ -4,8 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use impasto::base::cancel::CancelToken;
-use impasto::net::{Download, DownloadError, Downloader, Expected, Options, Place, Proxies};
-use impasto_store::sha256::Sha256;
+use impasto::net::{
+    Checksum, Download, DownloadError, Downloader, Expected, Options, Place, Proxies,
+};
+use impasto_store::sha256::{Sha256, Sha512};
 
 use crate::base::{base, tool};
 use crate::project::{Project, Ran, ran};
@@ -244,8 +246,19 @@ fn get(place: &str, content: &[u8], limit: u64) -> Result<Vec<u8>, DownloadError
     get_through(&Proxies::default(), place, content, limit)
 }
 
-/// Gets one file of known checksum by a downloader that is in a hurry.
 fn get_through(
+    proxies: &Proxies,
+    place: &str,
+    content: &[u8],
+    limit: u64,
+) -> Result<Vec<u8>, DownloadError> {
+    let checksum = Checksum::Sha256(Sha256::of(content));
+    get_by(checksum, proxies, place, content, limit)
+}
+
+/// Gets one file of known checksum by a downloader that is in a hurry.
+fn get_by(
+    checksum: Checksum,
     proxies: &Proxies,
     place: &str,
     content: &[u8],
@@ -261,7 +274,7 @@ fn get_through(
     let downloader = Downloader::new(proxies, scratch.path(), &cancel, options).unwrap();
     let wanted = Download {
         name: None,
-        expected: Expected::hashed(Sha256::of(content), limit),
+        expected: Expected::hashed(checksum, limit),
         places: vec![Place::url(place).unwrap()],
     };
     let (mut file, mut last) = (None, (0, 0));
@@ -294,6 +307,34 @@ fn a_server_that_falls_silent_is_asked_for_the_rest() {
     });
     assert!(get(&server.url("file"), &body, u64::MAX).unwrap() == body);
     assert_eq!(starts(&server), [0, 1_500_000]);
+}
+
+#[test]
+fn a_file_is_known_by_its_sha512_too() {
+    let body = body();
+    let whole = body.clone();
+    let server = Server::new(move |number, request| match number {
+        0 => Answer::ok(&whole).cut(1_500_000),
+        _ => Answer::part(request, &whole),
+    });
+    let get = |checksum| {
+        get_by(
+            Checksum::Sha512(checksum),
+            &Proxies::default(),
+            &server.url("file"),
+            &body,
+            u64::MAX,
+        )
+    };
+    assert!(get(Sha512::of(&body)).unwrap() == body);
+    assert_eq!(starts(&server), [0, 1_500_000]);
+    let error = get(Sha512::of(b"another")).unwrap_err().to_string();
+    let wrong = format!(
+        "has the wrong checksum: expected sha512:{}, got sha512:{}",
+        Sha512::of(b"another"),
+        Sha512::of(&body)
+    );
+    assert!(error.contains(&wrong), "{error}");
 }
 
 #[test]

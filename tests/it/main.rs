@@ -65,6 +65,7 @@ mod test_stage;
 mod toolbox;
 mod tree_index;
 mod twins;
+mod ubuntu;
 mod vm;
 mod volatile;
 mod wiped;

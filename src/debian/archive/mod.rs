@@ -25,7 +25,7 @@ pub use cleartext::Cleartext;
 pub use client::{Client, DownloadRequest, DownloadSource};
 pub use error::{ArchiveError, LOGIN};
 pub use index::{Cache, PackageIndex};
-pub use openpgp::{DEBIAN_KEYS, Keyring, SignatureError};
+pub use openpgp::{Keyring, SignatureError};
 pub use release::{Release, ReleaseEntry, ReleaseError};
 
 use crate::debian::mirror::Mirror;
@@ -61,14 +61,4 @@ pub enum Trust {
     },
     /// Nobody: the recipe says that it trusts the archive as it is.
     Unsigned,
-}
-
-impl Trust {
-    /// The keys of Debian's own archives.
-    pub fn debian() -> Trust {
-        Trust::Keys {
-            keys: DEBIAN_KEYS.to_vec(),
-            place: "Debian's own, built into impasto".to_owned(),
-        }
-    }
 }

@@ -20,9 +20,6 @@ use pgp::types::{KeyDetails, Tag};
 use super::cleartext::Cleartext;
 use super::time::date;
 
-/// Public keys of Debian's archives, so that a host needs no package with them.
-pub const DEBIAN_KEYS: &[u8] = include_bytes!("debian-archive-keyring.pgp");
-
 /// How far the clock of whoever signed may be ahead of ours, in seconds.
 const SKEW: u64 = 24 * 3600;
 

@@ -23,7 +23,7 @@ use crate::disk::packed::{ImageUnpackError, ImageUnpacker};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::{Input, copy_file};
 use crate::engine::publish::{Draft, Target};
-use crate::net::{Download, DownloadCause, Downloader, Expected, Options, Place};
+use crate::net::{Checksum, Download, DownloadCause, Downloader, Expected, Options, Place};
 
 /// A server of images may have to fetch a file itself before it sends the first byte.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -115,7 +115,7 @@ impl Job {
         )?;
         let wanted = Download {
             name: None,
-            expected: Expected::hashed(sha256, MOST),
+            expected: Expected::hashed(Checksum::Sha256(sha256), MOST),
             places,
         };
         let begun = Instant::now();

@@ -108,6 +108,12 @@ pub enum JobInput {
         blob: BlobRef,
         mode: u32,
     },
+    /// A tree of files, as a tar archive.
+    Tree {
+        /// The node that made it.
+        from: NodeId,
+        archive: BlobRef,
+    },
     /// A disk's, of which no bytes are kept.
     Derived {
         /// The node that made the disk.
@@ -414,7 +420,7 @@ impl Job {
                         .store
                         .blob_sha256(&blob.digest)
                         .map_err(Self::missed(self.id))?;
-                    let mode = file.mode | 0o600;
+                    let mode = file.permissions() | 0o600;
                     self.meter.begin("syncing", None);
                     let content = file.content.digest();
                     written.push(Self::close_draft(target, draft, content, sha256, mode)?);

@@ -60,6 +60,6 @@ impl Job {
 fn times(input: &JobInput) -> Vec<u64> {
     match input {
         JobInput::Local { input, .. } => input.times(),
-        JobInput::Blob { .. } | JobInput::Derived { .. } => Vec::new(),
+        JobInput::Blob { .. } | JobInput::Tree { .. } | JobInput::Derived { .. } => Vec::new(),
     }
 }

@@ -7,7 +7,7 @@ use impasto_stages::package_set::{
 };
 use impasto_store::digest::BlobDigest;
 
-use crate::debian::packages::places::is_own;
+use crate::debian::distribution::OwnArchive;
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
 use crate::lock::{LockEntry, LockFile, LockPackage, LockTable, TOOLBOX};
 
@@ -322,7 +322,7 @@ fn misfit(graph: &Graph, id: NodeId, entry: &LockEntry) -> Option<String> {
     };
     let requests = || chain().filter_map(|lowered| lowered.request.as_ref());
     let named = |archive: &str| {
-        is_own(archive)
+        OwnArchive::of_lock(archive).is_some()
             || requests().any(|request| {
                 request
                     .repositories

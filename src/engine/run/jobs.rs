@@ -87,6 +87,10 @@ impl Engine<'_> {
             };
             let found = hit.file(file)?;
             let input = match &found.content {
+                FileContent::Blob(archive) if found.is_tree() => JobInput::Tree {
+                    from: parent,
+                    archive: *archive,
+                },
                 FileContent::Blob(blob) => JobInput::Blob {
                     from: parent,
                     blob: *blob,

@@ -33,8 +33,15 @@ const PARAMS: &[ParamSpec] = &[
     ),
     ParamSpec::optional(
         "distribution",
-        Type::OneOf(&["debian"]),
-        "The distribution. Default: debian.",
+        Type::OneOf(&["debian", "ubuntu"]),
+        "The distribution. Default: debian. Ubuntu's packages come from the mirror IMPASTO_UBUNTU_MIRROR (for \
+         architectures other than amd64, IMPASTO_UBUNTU_PORTS_MIRROR), or as on a host that is Ubuntu itself.",
+    ),
+    ParamSpec::optional(
+        "signed_by",
+        Type::Text,
+        "The armored keys that sign the distribution's archives, such as file(\"keys/mirror.asc\"), where a mirror of \
+         your own signs them anew. Default: the distribution's own keys, which impasto knows.",
     ),
     ParamSpec::optional(
         "packages",
@@ -49,7 +56,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "components",
         Type::List(&Type::Text),
-        "Components of the archive to install from, and of the image's own sources. Default: [\"main\"].",
+        "Components of the archive to install from, and of the image's own sources. Default: [\"main\"]; for Ubuntu \
+         [\"main\", \"universe\"].",
     ),
     ParamSpec::optional(
         "recommends",
@@ -109,8 +117,10 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
             format!("{wrong:?} is not a valid component of an archive"),
         ));
     }
+    let distribution = params.text("distribution").unwrap_or("debian").to_owned();
     if components.is_empty() {
         components.push("main".to_owned());
+        components.extend((distribution == "ubuntu").then(|| "universe".to_owned()));
     }
     let architecture = params
         .text("architecture")
@@ -127,7 +137,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     let secrets = common::secrets(params, &mut errors);
     let request = PackageRequest {
         root: RequestRoot::Own {
-            distribution: params.text("distribution").unwrap_or("debian").to_owned(),
+            distribution: distribution.clone(),
             architecture: architecture.clone(),
             variant: params.text("variant").unwrap_or("essential").to_owned(),
         },
@@ -135,12 +145,13 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         recommends: params.flag("recommends"),
         suite: Some(suite.clone()),
         components: components.clone(),
+        keys: params.text("signed_by").map(str::to_owned),
         repositories: archives::repositories(params, &secrets.values, &mut errors),
         pins: archives::pins(params, &mut errors),
         ..PackageRequest::default()
     };
     let spec = BootstrapSpec {
-        distribution: params.text("distribution").unwrap_or("debian").to_owned(),
+        distribution,
         suite,
         components,
         architecture,

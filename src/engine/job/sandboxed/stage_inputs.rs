@@ -14,6 +14,7 @@ use super::{Staged, keeps_times, parse_owner};
 use crate::engine::inputs::{Input, copy_file, pack_tree};
 use crate::engine::job::{Job, JobError, JobInput, create, install};
 use crate::sandbox::{AgentStep, InputKind};
+use crate::source::tree;
 
 impl Job {
     /// Copies an input to where nobody else writes: its permission bits, and what it is there. The files of a tree get the
@@ -63,6 +64,18 @@ impl Job {
                 io::copy(&mut reader, &mut Metered::new(file, &self.meter))
                     .map_err(JobError::io("write", path))?;
                 (*mode, InputKind::File)
+            }
+            JobInput::Tree { from, archive } => {
+                let mut reader = self
+                    .store
+                    .open_blob(&archive.digest)
+                    .map_err(Self::missed(*from))?;
+                self.meter.begin("copying", Some(archive.size));
+                let mut out = Metered::new(io::BufWriter::new(file), &self.meter);
+                tree::with_time(&mut reader, epoch.unwrap_or_default(), &mut out)
+                    .and_then(|()| out.flush())
+                    .map_err(JobError::io("write", path))?;
+                (0o755, InputKind::Tar)
             }
             JobInput::Derived {
                 from,
