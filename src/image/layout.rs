@@ -28,7 +28,14 @@ pub fn files(graph: &Graph, id: NodeId) -> Vec<(Option<String>, Option<&'static 
         [] => {
             let makes_tree = |step: &Step| matches!(step, Step::Bootstrap { .. });
             let is_tree = graph.node(id).kind.makes == Makes::Tree || steps.clone().any(makes_tree);
-            vec![(None, is_tree.then_some("tar"))]
+            let made = steps.clone().find_map(|step| match step {
+                Step::Archive { spec } => Some(impasto_stages::archive_extension(spec)),
+                Step::Iso { .. } => Some("iso"),
+                _ => None,
+            });
+            // What a stage of several files stands for keeps its name.
+            let main = graph.node(id).kind.main_file().map(str::to_owned);
+            vec![(main, made.or(is_tree.then_some("tar")))]
         }
         [format] => vec![(None, Some(format.extension()))],
         several => several
@@ -61,7 +68,10 @@ pub fn paths(
                 };
                 dir.join(format!("{}.{extension}", image.name))
             }
-            (None, None, None) => dir.join(&*graph.node(part.node).stage),
+            (None, None, None) => match &file {
+                Some(file) => dir.join(file),
+                None => dir.join(&*graph.node(part.node).stage),
+            },
         };
         (file, path)
     };

@@ -42,6 +42,7 @@ mod limits;
 mod lock;
 mod lock_events;
 mod lock_hostile;
+mod media;
 mod mirrors;
 mod normalize;
 mod offline;

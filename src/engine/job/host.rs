@@ -71,6 +71,9 @@ impl Job {
             }
             Step::Fetch { sha256, as_a } => self.fetch(action, *sha256, *as_a),
             Step::Convert { .. } => self.convert(action),
+            Step::Initramfs { spec } => self.ramdisk(action, spec),
+            Step::Archive { spec } => self.archive(action, spec),
+            Step::Iso { spec } => self.iso(action, spec),
             Step::Script { .. }
             | Step::ShowRoot
             | Step::Command { .. }

@@ -3,7 +3,8 @@
 
 use crate::action::{Executor, SandboxRoot, Slot, Step};
 use crate::disk::{
-    DiskSpec, DiskTable, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec, RootFileSystem,
+    DiskSpec, DiskTable, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec,
+    RootFileSystem,
 };
 use crate::error::ParamError;
 use crate::kinds::common::{self, size};

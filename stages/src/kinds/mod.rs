@@ -1,6 +1,7 @@
 //! One file per kind, and the list of them.
 //! Knows the kinds' names only.
 
+mod archive;
 mod archives;
 mod bootstrap;
 mod cleanup;
@@ -9,6 +10,8 @@ mod convert;
 mod copy;
 mod disk;
 mod fetch;
+mod initramfs;
+mod iso;
 mod kernel_module;
 mod machine;
 mod packages;
@@ -17,6 +20,7 @@ mod run;
 mod system;
 mod test;
 
+pub use archive::extension as archive_extension;
 #[cfg(test)]
 pub(crate) use common::check_volatile;
 pub(crate) use common::root;
@@ -37,5 +41,8 @@ pub(crate) const ALL: &[&Kind] = &[
     &kernel_module::KIND,
     &cleanup::KIND,
     &convert::KIND,
+    &initramfs::KIND,
+    &archive::KIND,
+    &iso::KIND,
     &test::KIND,
 ];

@@ -214,6 +214,9 @@ impl Job {
             | Step::Bootstrap { .. }
             | Step::Test { .. }
             | Step::TestReport { .. }
+            | Step::Initramfs { .. }
+            | Step::Archive { .. }
+            | Step::Iso { .. }
             | Step::AssembleDisk { .. }
             | Step::Resize { .. } => {
                 panic!("BUG: a step for others was sent to a guest")
