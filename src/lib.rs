@@ -18,6 +18,7 @@
 //! * [`net`] gets files from elsewhere.
 //! * [`source`]: what comes in from elsewhere, and trees of files.
 //! * [`disk`]: readers of partition tables and file systems, and the index of a disk's files.
+//! * [`media`]: ramdisks and archives, of a disk's files and others.
 //! * [`recipe`] reads and evaluates HCL; `impasto_stages` knows what each kind of stage means.
 //! * [`deb`] reads Debian's formats; [`lock`] is the file of locked packages, and what it needs of a package manager.
 //! * [`sandbox`] runs steps on a disk; [`vm`] boots disks in QEMU.
@@ -48,6 +49,7 @@ pub mod engine;
 pub mod image;
 pub mod inspect;
 pub mod lock;
+pub mod media;
 pub mod net;
 pub mod recipe;
 pub mod sandbox;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use impasto_stages::disk::{DiskSpec, ExtraFileSystem, Networking, Role};
+use impasto_stages::disk::{DiskSpec, DiskTable, ExtraFileSystem, Networking, Role};
 
 use super::error::AssembleError;
 use super::partitions::PlannedPartition;
@@ -31,7 +31,8 @@ pub(super) fn configure(
     if spec.networking == Networking::Dhcp {
         network(tree, log)?;
     }
-    if spec.growpart {
+    // Without partitions the file system grows, by `x-systemd.growfs`, and there is nothing else to grow.
+    if spec.growpart && spec.table == DiskTable::Gpt {
         grow(tree)?;
     }
     host_keys(tree)

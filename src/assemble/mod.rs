@@ -31,7 +31,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use impasto_stages::disk::{DiskSpec, ExtraFileSystem, MIB, Role};
+use impasto_stages::disk::{DiskSpec, DiskTable, ExtraFileSystem, MIB, Role};
 
 pub use error::AssembleError;
 pub use resize::{ResizeError, resize};
@@ -103,8 +103,10 @@ pub fn assemble(
         .open(&path)
         .map_err(io("make"))?;
     disk.set_len(spec.size).map_err(io("make"))?;
-    let entries: Vec<_> = parts.iter().map(|part| part.entry(spec, machine)).collect();
-    gpt::write(&disk, spec.size, ids.uuid("disk"), &entries).map_err(io("write"))?;
+    if spec.table == DiskTable::Gpt {
+        let entries: Vec<_> = parts.iter().map(|part| part.entry(spec, machine)).collect();
+        gpt::write(&disk, spec.size, ids.uuid("disk"), &entries).map_err(io("write"))?;
+    }
     for part in &parts {
         match part.role {
             Role::BiosBoot => bios

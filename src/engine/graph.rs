@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot};
+use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot, Step};
 use impasto_stages::package_set::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
 use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, Value};
 use impasto_store::digest::NodeDigest;
@@ -428,9 +428,20 @@ impl Graph {
 
     /// Gives a node's Actions that take packages those that they are to take.
     pub(super) fn fill(&mut self, id: NodeId, set: &PackageSet) {
-        for action in &mut self.nodes[id].lowered.actions {
+        let Lowered {
+            actions, request, ..
+        } = &mut self.nodes[id].lowered;
+        for action in actions {
             if let Some(packages) = &mut action.packages {
                 packages.clone_from(set);
+                // Of boot loaders only files are read: what their packages depend on is neither fetched nor keyed.
+                let is_iso = |step: &Step| matches!(step, Step::Iso { .. });
+                if let Some(request) = request.as_ref().filter(|_| action.steps.iter().any(is_iso))
+                {
+                    packages
+                        .install
+                        .retain(|package| request.install.contains(&package.name));
+                }
             }
         }
     }

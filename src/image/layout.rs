@@ -16,8 +16,8 @@ use crate::recipe::{Image, ImageLayout};
 /// The files that a stage makes in place of a disk, each with the extension of a form of its own. One has no name.
 pub fn files(graph: &Graph, id: NodeId) -> Vec<(Option<String>, Option<&'static str>)> {
     let actions = &graph.node(id).lowered.actions;
-    let steps = actions.iter().flat_map(|action| &action.steps);
-    let formats: Vec<_> = steps
+    let steps = || actions.iter().flat_map(|action| &action.steps);
+    let formats: Vec<_> = steps()
         .filter_map(|step| match step {
             Step::Convert { format, .. } => Some(*format),
             _ => None,
@@ -33,7 +33,14 @@ pub fn files(graph: &Graph, id: NodeId) -> Vec<(Option<String>, Option<&'static 
             let makes_tree = |step: &Step| matches!(step, Step::Bootstrap { .. });
             let is_tree =
                 graph.node(id).kind.makes == Makes::Tree || last.steps.iter().any(makes_tree);
-            vec![(None, is_tree.then_some("tar"))]
+            let made = steps().find_map(|step| match step {
+                Step::Archive { spec } => Some(impasto_stages::archive_extension(spec)),
+                Step::Iso { .. } => Some("iso"),
+                _ => None,
+            });
+            // What a stage of several files stands for keeps its name.
+            let main = graph.node(id).kind.main_file().map(str::to_owned);
+            vec![(main, made.or(is_tree.then_some("tar")))]
         }
         [format] => vec![(None, Some(format.extension()))],
         several => several

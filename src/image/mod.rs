@@ -285,13 +285,20 @@ pub fn parent(graph: &Graph, id: NodeId) -> Option<NodeId> {
     })
 }
 
-/// Whether a node writes another's disk as a file.
+/// Whether a node writes another's disk, or all of its files, as a file.
 pub fn converts(graph: &Graph, id: NodeId) -> bool {
     let action = graph.node(id).lowered.actions.last();
-    action.is_some_and(|action| {
-        let mut steps = action.steps.iter();
-        steps.any(|step| matches!(step, Step::Convert { .. }))
-    })
+    action
+        .filter(|action| action.parent.is_some())
+        .is_some_and(|action| {
+            let writes = |step: &Step| {
+                matches!(
+                    step,
+                    Step::Convert { .. } | Step::Initramfs { .. } | Step::Archive { .. }
+                )
+            };
+            action.steps.iter().any(writes)
+        })
 }
 
 /// Whether an image's own files lie in a directory of its own.

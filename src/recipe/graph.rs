@@ -82,7 +82,12 @@ impl Fit<'_> {
                     .help("build on the stage that its disk comes from");
                 self.diagnostics.push(diagnostic);
             }
-            Need::File if made == Makes::File && !many && files.iter().flatten().count() > 1 => {
+            Need::File
+                if made == Makes::File
+                    && !many
+                    && kind.main_file().is_none()
+                    && files.iter().flatten().count() > 1 =>
+            {
                 let first = files.iter().flatten().next().map_or("", String::as_str);
                 let message = format!("a file is needed, but `{stage}` makes several");
                 let diagnostic = Diagnostic::at(*span, message).also(there, "this stage");

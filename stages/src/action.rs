@@ -12,6 +12,7 @@ use impasto_store::sha256::Sha256;
 use crate::bootstrap::BootstrapSpec;
 use crate::disk::DiskSpec;
 use crate::limits::Limits;
+use crate::media::{ArchiveSpec, InitramfsSpec, IsoSpec};
 use crate::package_set::PackageSet;
 use crate::test_spec::TestSpec;
 use crate::value::Origin;
@@ -307,6 +308,12 @@ pub enum Step {
         /// The names of the units' inputs, in order.
         parts: Vec<String>,
     },
+    /// Makes a ramdisk of the disk's files, and takes a kernel out of it.
+    Initramfs { spec: Box<InitramfsSpec> },
+    /// Makes an archive of the inputs, or of the disk's files.
+    Archive { spec: Box<ArchiveSpec> },
+    /// Makes a bootable ISO image of the inputs, with boot loaders out of the packages.
+    Iso { spec: Box<IsoSpec> },
 }
 
 /// What an imported file is to become.
@@ -353,7 +360,9 @@ impl<I> Action<I> {
 
     /// Whether the disk's bytes count, not only what they mean to whoever mounts it.
     pub fn reads_bytes(&self) -> bool {
-        self.executor == Executor::Host
+        let reads_files =
+            |step: &Step| matches!(step, Step::Initramfs { .. } | Step::Archive { .. });
+        self.executor == Executor::Host && !self.steps.iter().any(reads_files)
     }
 
     /// Replaces every input by what `bind` makes of it; the first error ends it.
@@ -622,6 +631,18 @@ impl Describe for Step {
                 sink.put(Atom::Variant(21, "test report"));
                 field(sink, "name", name);
                 field(sink, "parts", parts);
+            }
+            Step::Initramfs { spec } => {
+                sink.put(Atom::Variant(50, "initramfs"));
+                spec.describe(sink);
+            }
+            Step::Archive { spec } => {
+                sink.put(Atom::Variant(51, "archive"));
+                spec.describe(sink);
+            }
+            Step::Iso { spec } => {
+                sink.put(Atom::Variant(52, "iso"));
+                spec.describe(sink);
             }
         }
     }

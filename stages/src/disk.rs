@@ -23,6 +23,7 @@ pub const MIN_ROOT_SIZE: u64 = 16 * MIB;
 pub struct DiskSpec {
     /// Size of the disk in bytes, a multiple of [`MIB`].
     pub size: u64,
+    pub table: DiskTable,
     /// Whether a BIOS can boot it.
     pub bios: bool,
     /// Whether UEFI firmware can boot it.
@@ -48,6 +49,16 @@ pub struct DiskSpec {
     pub kernel_arguments: Vec<String>,
     /// Whether the root grows at boot to what its disk has.
     pub growpart: bool,
+}
+
+/// How the disk is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum DiskTable {
+    /// A GUID partition table.
+    #[default]
+    Gpt,
+    /// Not at all: the root file system is the whole disk.
+    None,
 }
 
 /// File system of the root.
@@ -147,6 +158,19 @@ impl DiskSpec {
     /// # Errors
     /// What is left for the root is less than [`MIN_ROOT_SIZE`].
     pub fn layout(&self) -> Result<Vec<Placed>, Overfull> {
+        if self.table == DiskTable::None {
+            if self.size < MIN_ROOT_SIZE {
+                return Err(Overfull {
+                    needed: MIN_ROOT_SIZE,
+                    size: self.size,
+                });
+            }
+            return Ok(vec![Placed {
+                role: Role::Root,
+                start: 0,
+                size: self.size,
+            }]);
+        }
         let mut placed = Vec::new();
         // The primary table and its entries lie in the first MiB, the backup in the last.
         let mut start = MIB;
@@ -189,6 +213,7 @@ impl Describe for DiskSpec {
         // No `..`: a new field does not compile until it is keyed.
         let DiskSpec {
             size,
+            table,
             bios,
             efi,
             seed,
@@ -204,6 +229,10 @@ impl Describe for DiskSpec {
             growpart,
         } = self;
         field(sink, "size", size);
+        // Keys of disks with a partition table are older than the choice.
+        if *table != DiskTable::Gpt {
+            field(sink, "table", table);
+        }
         field(sink, "bios", bios);
         field(sink, "efi", efi);
         field(sink, "seed", seed);
@@ -264,6 +293,15 @@ impl Describe for RootFileSystem {
     }
 }
 
+impl Describe for DiskTable {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            DiskTable::Gpt => Atom::Variant(0, "gpt"),
+            DiskTable::None => Atom::Variant(1, "none"),
+        });
+    }
+}
+
 impl Describe for ExtraFileSystem {
     fn describe(&self, sink: &mut dyn Sink) {
         sink.put(match self {
@@ -290,6 +328,7 @@ mod tests {
     fn spec(size: u64) -> DiskSpec {
         DiskSpec {
             size,
+            table: DiskTable::Gpt,
             bios: true,
             efi: true,
             seed: "seed".to_owned(),
@@ -326,6 +365,23 @@ mod tests {
             (Role::Root, 74, 1024 - 74 - 1),
         ];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn without_table_the_root_is_the_whole_disk() {
+        let bare = |size| DiskSpec {
+            table: DiskTable::None,
+            ..spec(size)
+        };
+        let layout = bare(150 * MIB).layout().unwrap();
+        let [root] = layout.as_slice() else {
+            panic!("{layout:?}")
+        };
+        assert_eq!(
+            (root.role, root.start, root.size),
+            (Role::Root, 0, 150 * MIB)
+        );
+        assert!(bare(8 * MIB).layout().is_err());
     }
 
     #[test]

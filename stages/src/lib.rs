@@ -11,6 +11,7 @@ pub mod disk;
 mod error;
 mod kinds;
 mod limits;
+pub mod media;
 mod number;
 pub mod package_set;
 mod params;
@@ -23,6 +24,7 @@ pub mod volatile;
 
 pub use action::{Action, ActionTemplate, Slot};
 pub use error::ParamError;
+pub use kinds::archive_extension;
 pub use limits::Limits;
 pub use number::{Number, NumberError};
 pub use params::{Params, Secret, parse_duration, parse_mode, parse_size, print_duration};

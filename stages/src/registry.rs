@@ -300,6 +300,14 @@ impl Kind {
         }
     }
 
+    /// The file that a stage of this kind stands for where it makes several: the first, where that is called like the kind.
+    pub fn main_file(&self) -> Option<&'static str> {
+        self.files
+            .first()
+            .copied()
+            .filter(|file| *file == self.name)
+    }
+
     /// Names of the files that a stage of this kind makes beside its disk, or in place of its one file; none for a kind
     /// that has no such files.
     pub fn named_files(&self, params: &Params) -> Option<Vec<String>> {

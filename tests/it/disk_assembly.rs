@@ -13,7 +13,8 @@ use impasto::disk::guest::{
     read_layout,
 };
 use impasto_stages::disk::{
-    DiskSpec, ExtraFileSystem, MIB, Networking, PartitionSpec, Role, RootFileSystem, UserSpec,
+    DiskSpec, DiskTable, ExtraFileSystem, MIB, Networking, PartitionSpec, Role, RootFileSystem,
+    UserSpec,
 };
 use tempfile::TempDir;
 
@@ -170,6 +171,7 @@ pub(crate) fn spec() -> DiskSpec {
     };
     DiskSpec {
         size: 128 * MIB,
+        table: DiskTable::Gpt,
         bios: true,
         efi: true,
         seed: "a seed".to_owned(),
@@ -729,4 +731,33 @@ fn a_disk_that_nothing_boots_needs_no_kernel() {
     tool("e2fsck", &["-fn", &disk.device(Role::Extra(0))]);
     assert!(tool("debugfs", &["-R", "ls /", &disk.device(Role::Extra(0))]).contains("inside"));
     assert_eq!(disk.cat("/etc/fstab").lines().count(), 4);
+}
+
+#[test]
+fn a_disk_without_table_is_its_root_file_system() {
+    let tree = tree();
+    fs::remove_dir_all(tree.path().join("boot")).unwrap();
+    fs::remove_dir_all(tree.path().join("usr/lib/grub")).unwrap();
+    let spec = DiskSpec {
+        table: DiskTable::None,
+        bios: false,
+        efi: false,
+        partitions: Vec::new(),
+        users: BTreeMap::new(),
+        label: "bare".to_owned(),
+        ..spec()
+    };
+    let disk = make(&spec, &pack(tree.path())).unwrap();
+    tool("e2fsck", &["-fn", disk.path.to_str().unwrap()]);
+    let label = tool("e2label", &[disk.path.to_str().unwrap()]);
+    assert_eq!(label.trim(), "bare");
+    assert_eq!(fs::metadata(&disk.path).unwrap().len(), spec.size);
+    let fstab = disk.cat("/etc/fstab");
+    assert!(
+        fstab.lines().nth(1).unwrap().contains(" / ext4 "),
+        "{fstab}"
+    );
+    // No partition is there that could grow.
+    assert!(!disk.debugfs("ls /etc").contains("repart.d"));
+    assert_eq!(disk.hash(), make(&spec, &pack(tree.path())).unwrap().hash());
 }

@@ -44,6 +44,7 @@ mod limits;
 mod lock;
 mod lock_events;
 mod lock_hostile;
+mod media;
 mod mirrors;
 mod normalize;
 mod offline;

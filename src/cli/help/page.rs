@@ -37,7 +37,7 @@ impl Page {
 
 /// Each begins with the line `# NAME: SUMMARY`. Lines such as `<!-- generated: functions -->` stand for what [`generate`]
 /// makes of the descriptions in the code.
-static TOPICS: [&str; 21] = [
+static TOPICS: [&str; 22] = [
     include_str!("recipes.md"),
     include_str!("blocks.md"),
     include_str!("functions.md"),
@@ -46,6 +46,7 @@ static TOPICS: [&str; 21] = [
     include_str!("images.md"),
     include_str!("disks.md"),
     include_str!("builds.md"),
+    include_str!("media.md"),
     include_str!("environment.md"),
     include_str!("lock.md"),
     include_str!("keys.md"),

@@ -73,6 +73,9 @@ impl Job {
             Step::Convert { .. } => self.convert(action),
             Step::Debs => self.debs(action),
             Step::Vendor { lock, spec } => self.vendored(action, lock, spec),
+            Step::Initramfs { spec } => self.ramdisk(action, spec),
+            Step::Archive { spec } => self.archive(action, spec),
+            Step::Iso { spec } => self.iso(action, spec),
             Step::Script { .. }
             | Step::ShowRoot
             | Step::WorkIn { .. }

@@ -4,7 +4,9 @@
 mod error;
 mod host;
 mod install;
+mod iso;
 mod known;
+mod media;
 mod normalized;
 mod rebase;
 mod resized;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::action::{ActionTemplate, Executor, SandboxRoot, Slot, Step};
 use crate::bootstrap::BootstrapSpec;
-use crate::disk::{DiskSpec, MIB, Networking, RootFileSystem};
+use crate::disk::{DiskSpec, DiskTable, MIB, Networking, RootFileSystem};
 use crate::error::ParamError;
 use crate::package_set::{ARCHITECTURE, PackageSet};
 
@@ -92,6 +92,7 @@ pub(crate) fn root(packages: Vec<String>) -> BootstrapSpec {
 /// A disk that nothing boots. Its identifiers come of `seed`.
 pub(crate) fn disk(seed: &str) -> DiskSpec {
     DiskSpec {
+        table: DiskTable::Gpt,
         size: SIZE,
         bios: false,
         efi: false,

@@ -10,6 +10,7 @@ use crate::action::{
 use crate::disk::MIB;
 use crate::error::ParamError;
 use crate::limits::{LIMITS, limits};
+use crate::media::Compression;
 use crate::number::Number;
 use crate::params::{Params, Secret, parse_size};
 use crate::registry::{ParamSpec, StageContext, Type};
@@ -25,6 +26,54 @@ pub(crate) const FROM: &[ParamSpec] = &[ParamSpec::required(
     Type::Disk,
     "The stage whose disk this one builds on.",
 )];
+
+/// What of a disk is left out.
+pub(crate) const EXCLUDE: ParamSpec = ParamSpec::optional(
+    "exclude",
+    Type::List(&Type::Text),
+    "Paths of the disk that are left out, such as [\"/boot/*\", \"/usr/share/doc/*\"]. `*` matches any characters but `/`; a \
+     directory means everything under it. Default: nothing is.",
+);
+
+/// How much a file is compressed.
+pub(crate) const LEVEL: ParamSpec = ParamSpec::optional(
+    "level",
+    Type::Int,
+    "Level of the compression: 1 to 9 for gzip, 1 to 19 for zstd, 0 to 9 for xz. Default: 6, 9 for zstd.",
+);
+
+/// The paths of [`EXCLUDE`].
+pub(crate) fn exclude(params: &Params, errors: &mut Vec<ParamError>) -> Vec<String> {
+    let paths = params.texts("exclude");
+    let wrong = paths
+        .iter()
+        .filter_map(|path| check_guest_path("exclude", path).err());
+    errors.extend(wrong);
+    paths
+}
+
+/// The level of [`LEVEL`]; 0 where nothing is compressed.
+pub(crate) fn level(
+    params: &Params,
+    compression: Compression,
+    errors: &mut Vec<ParamError>,
+) -> i64 {
+    match (params.int("level"), compression.levels()) {
+        (None, None) => 0,
+        (None, Some((_, usual))) => usual,
+        (Some(level), Some((levels, _))) if levels.contains(&level) => level,
+        (Some(level), Some((levels, usual))) => {
+            let error = ParamError::new("level", format!("{level} is out of range"));
+            errors.push(error.help(format!("use {} to {}", levels.start(), levels.end())));
+            usual
+        }
+        (Some(_), None) => {
+            let error = ParamError::new("level", "nothing is compressed");
+            errors.push(error.help("remove `level`, or choose a compression"));
+            0
+        }
+    }
+}
 
 const CUTOFF_PARAM: ParamSpec = ParamSpec::optional(
     "cutoff",

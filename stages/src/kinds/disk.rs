@@ -3,7 +3,8 @@
 
 use crate::action::{Executor, SandboxRoot, Slot, Step};
 use crate::disk::{
-    DiskSpec, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec, RootFileSystem,
+    DiskSpec, DiskTable, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec,
+    RootFileSystem,
 };
 use crate::error::ParamError;
 use crate::kinds::common::{self, size};
@@ -45,9 +46,16 @@ const PARAMS: &[ParamSpec] = &[
         "Size of the disk, such as \"8GiB\", in whole MiB, GiB or TiB.",
     ),
     ParamSpec::optional(
+        "table",
+        Type::OneOf(&["gpt", "none"]),
+        "\"gpt\": a GUID partition table. \"none\": no partitions; the root file system is the whole disk, which has no boot \
+         loader: for ramdisks, and for what is booted with a kernel from elsewhere. Default: \"gpt\".",
+    ),
+    ParamSpec::optional(
         "bootloader",
         Type::List(&Type::OneOf(&["bios", "efi"])),
-        "The firmware that can boot it. An empty list makes a disk that does not boot. Default: [\"bios\", \"efi\"].",
+        "The firmware that can boot it. An empty list makes a disk that does not boot. Default: [\"bios\", \"efi\"], and \
+         [] without partition table.",
     ),
     ParamSpec::optional(
         "seed",
@@ -176,8 +184,12 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
 
 fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
     let on = |name| params.get(name).is_none() || params.flag(name);
+    let table = match params.text("table") {
+        Some("none") => DiskTable::None,
+        _ => DiskTable::Gpt,
+    };
     let boots = |name: &str| {
-        params.get("bootloader").is_none()
+        (params.get("bootloader").is_none() && table == DiskTable::Gpt)
             || params
                 .texts("bootloader")
                 .iter()
@@ -222,6 +234,9 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
         );
         errors.push(error.help("use \"16MiB\" to \"32GiB\"; 64MiB is enough for most"));
     }
+    if table == DiskTable::None {
+        check_bare(params, errors);
+    }
     let kernel_arguments = params.texts("kernel_arguments");
     for argument in &kernel_arguments {
         check_kernel_argument(argument, errors);
@@ -234,6 +249,7 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
         size: params
             .text("size")
             .map_or(0, |text| size("size", "`size`", text, errors)),
+        table,
         bios,
         efi,
         seed,
@@ -254,6 +270,28 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
     };
     check_uids(&spec.users, errors);
     spec
+}
+
+/// What only a disk with partitions can have.
+fn check_bare(params: &Params, errors: &mut Vec<ParamError>) {
+    for (name, what) in [
+        ("bootloader", "a boot loader"),
+        ("partitions", "further partitions"),
+    ] {
+        if !params.list(name).is_empty() {
+            let error = ParamError::new(
+                name,
+                format!("a disk without partition table cannot have {what}"),
+            );
+            errors.push(error.help(format!("remove `{name}`, or `table = \"none\"`")));
+        }
+    }
+    for name in ["efi_size", "kernel_arguments"] {
+        if params.get(name).is_some() {
+            let error = ParamError::new(name, "a disk without partition table does not boot");
+            errors.push(error.help(format!("remove `{name}`, or `table = \"none\"`")));
+        }
+    }
 }
 
 /// What is wrong with the place where a further partition is to be mounted, and the hint. `mounts` are the others'.
@@ -480,6 +518,28 @@ mod tests {
         assert_eq!(spec.networking, Networking::Dhcp);
         assert!(!spec_of(&[("bootloader", list(&[]))]).is_bootable());
         assert_ne!(spec.seed, spec_of(&[("hostname", text("other"))]).seed);
+    }
+
+    #[test]
+    fn a_disk_without_table_is_one_file_system() {
+        let bare = ("table", text("none"));
+        let spec = spec_of(&[bare.clone(), ("size", text("150MiB"))]);
+        assert_eq!((spec.table, spec.is_bootable()), (DiskTable::None, false));
+        assert_eq!(spec.layout().map(|layout| layout.len()), Ok(1));
+        for (name, value) in [
+            ("bootloader", list(&[text("efi")])),
+            (
+                "partitions",
+                list(&[object(&[("name", text("data")), ("size", text("8MiB"))])]),
+            ),
+            ("kernel_arguments", list(&[text("quiet")])),
+        ] {
+            let refused = refusal(&[bare.clone(), (name, value)]);
+            assert!(
+                refused.starts_with("a disk without partition table"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

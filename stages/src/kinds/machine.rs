@@ -188,16 +188,24 @@ pub(super) fn check_host_name(name: &str, errors: &mut Vec<ParamError>) {
 }
 
 /// Two readers take the arguments apart, a shell and GRUB: what either would see as more than a letter is refused.
-pub(super) fn check_kernel_argument(argument: &str, errors: &mut Vec<ParamError>) {
+/// Checks that a text is one argument to every boot loader.
+pub(super) fn single_argument(param: &'static str, argument: &str) -> Result<(), ParamError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,:=/+@%^".contains(c);
-    if argument.is_empty() || !argument.chars().all(plain) {
-        let error = ParamError::new(
-            "kernel_arguments",
-            format!("{argument:?} is not a single kernel argument"),
-        );
-        errors.push(error.help(
-            "write each argument as its own element, without spaces, quotes and shell characters",
-        ));
+    if !argument.is_empty() && argument.chars().all(plain) {
+        return Ok(());
+    }
+    let error = ParamError::new(
+        param,
+        format!("{argument:?} is not a single kernel argument"),
+    );
+    Err(error.help(
+        "write each argument as its own element, without spaces, quotes and shell characters",
+    ))
+}
+
+pub(super) fn check_kernel_argument(argument: &str, errors: &mut Vec<ParamError>) {
+    if let Err(error) = single_argument("kernel_arguments", argument) {
+        errors.push(error);
     } else if argument.starts_with("root=") {
         let error = ParamError::new("kernel_arguments", "the root is already set by its UUID");
         errors.push(error.help("remove `root=…`"));

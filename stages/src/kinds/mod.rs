@@ -1,6 +1,7 @@
 //! One file per kind, and the list of them.
 //! Knows the kinds' names only.
 
+mod archive;
 mod archives;
 mod bootstrap;
 mod build;
@@ -12,6 +13,8 @@ mod copy;
 mod debs;
 mod disk;
 mod fetch;
+mod initramfs;
+mod iso;
 mod kernel_module;
 mod machine;
 mod packages;
@@ -22,6 +25,7 @@ mod system;
 mod test;
 mod vendor;
 
+pub use archive::extension as archive_extension;
 #[cfg(test)]
 pub(crate) use common::check_volatile;
 pub(crate) use common::root;
@@ -45,5 +49,8 @@ pub(crate) const ALL: &[&Kind] = &[
     &kernel_module::KIND,
     &cleanup::KIND,
     &convert::KIND,
+    &initramfs::KIND,
+    &archive::KIND,
+    &iso::KIND,
     &test::KIND,
 ];

@@ -221,6 +221,9 @@ impl Job {
             | Step::Vendored { .. }
             | Step::Test { .. }
             | Step::TestReport { .. }
+            | Step::Initramfs { .. }
+            | Step::Archive { .. }
+            | Step::Iso { .. }
             | Step::AssembleDisk { .. }
             | Step::Resize { .. } => {
                 panic!("BUG: a step for others was sent to a guest")

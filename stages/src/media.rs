@@ -1,0 +1,165 @@
+//! What `initramfs`, `archive` and `iso` make: names, forms and compressors, all of it keyed.
+//! Knows no disk and no format.
+
+use impasto_store::key::{Atom, Describe, Sink, field};
+
+/// Which compressors make the bytes. Another version of one may make others.
+pub const ENCODERS: &str = "zlib-rs 0.6.8, zstd 1.5.7, liblzma 5.8.4";
+
+/// How a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+impl Compression {
+    /// Its names in a recipe.
+    pub const NAMES: &[&str] = &["gzip", "zstd", "xz", "none"];
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Compression> {
+        match name {
+            "none" => Some(Compression::None),
+            "gzip" => Some(Compression::Gzip),
+            "xz" => Some(Compression::Xz),
+            "zstd" => Some(Compression::Zstd),
+            _ => None,
+        }
+    }
+
+    /// The levels that it takes, and the one that is meant where none is given.
+    pub fn levels(self) -> Option<(std::ops::RangeInclusive<i64>, i64)> {
+        match self {
+            Compression::None => None,
+            Compression::Gzip => Some((1..=9, 6)),
+            Compression::Xz => Some((0..=9, 6)),
+            Compression::Zstd => Some((1..=19, 9)),
+        }
+    }
+}
+
+/// A ramdisk to be made of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitramfsSpec {
+    /// Paths that are left out.
+    pub exclude: Vec<String>,
+    pub compression: Compression,
+    /// The compressor's level; 0 for none.
+    pub level: i64,
+    /// The release of the kernel that stands beside it; the newest where none is given.
+    pub kernel: Option<String>,
+    /// Which compressors make the bytes.
+    pub encoder: String,
+}
+
+/// The form of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArchiveForm {
+    Tar,
+    Cpio,
+}
+
+/// An archive to be made of the Action's inputs, under their names, or of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveSpec {
+    pub form: ArchiveForm,
+    pub compression: Compression,
+    /// The compressor's level; 0 for none.
+    pub level: i64,
+    /// Paths of the disk that are left out.
+    pub exclude: Vec<String>,
+    /// Which compressors make the bytes.
+    pub encoder: String,
+}
+
+/// A bootable ISO image to be made of the inputs: `kernel`, `initramfs`, and files under `files/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IsoSpec {
+    /// Whether a BIOS can boot it.
+    pub bios: bool,
+    /// Whether UEFI firmware can boot it.
+    pub efi: bool,
+    /// The kernel's arguments.
+    pub arguments: Vec<String>,
+    /// The volume's label.
+    pub label: String,
+    /// Whether it boots from a disk as well.
+    pub hybrid: bool,
+}
+
+impl Describe for IsoSpec {
+    fn describe(&self, sink: &mut dyn Sink) {
+        // No `..`: a new field does not compile until it is keyed.
+        let IsoSpec {
+            bios,
+            efi,
+            arguments,
+            label,
+            hybrid,
+        } = self;
+        field(sink, "bios", bios);
+        field(sink, "efi", efi);
+        field(sink, "arguments", arguments);
+        field(sink, "label", label);
+        field(sink, "hybrid", hybrid);
+    }
+}
+
+impl Describe for Compression {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            Compression::None => Atom::Variant(0, "none"),
+            Compression::Gzip => Atom::Variant(1, "gzip"),
+            Compression::Xz => Atom::Variant(2, "xz"),
+            Compression::Zstd => Atom::Variant(3, "zstd"),
+        });
+    }
+}
+
+impl Describe for InitramfsSpec {
+    fn describe(&self, sink: &mut dyn Sink) {
+        // No `..`: a new field does not compile until it is keyed.
+        let InitramfsSpec {
+            exclude,
+            compression,
+            level,
+            kernel,
+            encoder,
+        } = self;
+        field(sink, "exclude", exclude);
+        field(sink, "compression", compression);
+        field(sink, "level", &level.to_string());
+        field(sink, "kernel", kernel);
+        field(sink, "encoder", encoder);
+    }
+}
+
+impl Describe for ArchiveForm {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            ArchiveForm::Tar => Atom::Variant(0, "tar"),
+            ArchiveForm::Cpio => Atom::Variant(1, "cpio"),
+        });
+    }
+}
+
+impl Describe for ArchiveSpec {
+    fn describe(&self, sink: &mut dyn Sink) {
+        // No `..`: a new field does not compile until it is keyed.
+        let ArchiveSpec {
+            form,
+            compression,
+            level,
+            exclude,
+            encoder,
+        } = self;
+        field(sink, "form", form);
+        field(sink, "compression", compression);
+        field(sink, "level", &level.to_string());
+        field(sink, "exclude", exclude);
+        field(sink, "encoder", encoder);
+    }
+}
