@@ -243,6 +243,8 @@ pub struct ProxyChoice {
     addresses: Vec<(&'static str, Hidden)>,
     /// Hosts and networks that are asked themselves, separated by commas.
     except: String,
+    /// Whether no server may be asked at all.
+    pub offline: bool,
 }
 
 /// A text that may hold a password, and is not shown.
@@ -312,6 +314,7 @@ impl MirrorChoice {
             security,
             proxies: self.proxies.with_apt(&apt_proxies()),
             except: self.proxies.except.clone(),
+            offline: self.proxies.offline,
         })
     }
 
@@ -363,11 +366,15 @@ impl ProxyChoice {
         ProxyChoice {
             addresses,
             except: except.unwrap_or_default().to_owned(),
+            offline: false,
         }
     }
 
     /// The proxies for what impasto itself gets: those of the host's apt, then those of the environment.
     pub fn resolve(&self) -> Proxies {
+        if self.offline {
+            return Proxies::default().offline();
+        }
         proxies(&self.with_apt(&apt_proxies()), &self.except)
     }
 
@@ -483,12 +490,18 @@ pub struct Mirrors {
     proxies: Vec<(String, Hidden)>,
     /// Hosts and networks that are asked without a proxy.
     except: String,
+    /// Whether impasto itself may ask nobody.
+    offline: bool,
 }
 
 impl Mirrors {
     /// The proxies that lead to them, for the downloader.
     pub fn proxies(&self) -> Proxies {
-        proxies(&self.proxies, &self.except)
+        let proxies = proxies(&self.proxies, &self.except);
+        match self.offline {
+            true => proxies.offline(),
+            false => proxies,
+        }
     }
 
     fn named(&self) -> impl Iterator<Item = (&'static str, &Mirror)> {

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot};
+use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot, Step};
 use impasto_stages::package_set::PackageSet;
 use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, Value};
 use impasto_store::digest::NodeDigest;
@@ -13,7 +13,7 @@ use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
 
 use crate::engine::locking::AppliedLock;
-use crate::lock::LockFile;
+use crate::lock::{LockFile, LockSource};
 use crate::recipe::{Image, Recipe};
 
 pub use super::node::{NodeId, NodeMap};
@@ -409,6 +409,21 @@ impl Graph {
         }
     }
 
+    /// Names the bytes that a node's Actions get from elsewhere.
+    pub(super) fn fill_source(&mut self, id: NodeId, source: &LockSource) {
+        let actions = &mut self.nodes[id].lowered.actions;
+        let wanted = actions
+            .iter_mut()
+            .filter(|action| action.hints.source.is_some());
+        for step in wanted.flat_map(|action| &mut action.steps) {
+            match (step, &source.sha256, &source.commit) {
+                (Step::Fetch { sha256, .. }, Some(locked), _) => *sha256 = *locked,
+                (Step::FetchGit { commit, .. }, _, Some(locked)) => commit.clone_from(locked),
+                _ => {}
+            }
+        }
+    }
+
     /// The nodes, and all that they need.
     pub fn closure(&self, nodes: &[NodeId]) -> NodeMap<bool> {
         let mut needed = NodeMap::filled(false, self.nodes.len());
@@ -663,7 +678,9 @@ pub fn local_paths(node: &Node) -> impl Iterator<Item = &str> {
         .iter()
         .flat_map(|action| action.slots())
         .filter_map(|slot| match slot {
-            Slot::Local(path) | Slot::LocalWithTimes(path) => Some(path.as_str()),
+            Slot::Local(path) | Slot::LocalWithTimes(path) | Slot::LocalPart { path, .. } => {
+                Some(path.as_str())
+            }
             _ => None,
         })
 }

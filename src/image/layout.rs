@@ -26,7 +26,12 @@ pub fn files(graph: &Graph, id: NodeId) -> Vec<(Option<String>, Option<&'static 
         .collect();
     match &formats[..] {
         [] => {
-            let makes_tree = |step: &Step| matches!(step, Step::Bootstrap { .. });
+            let makes_tree = |step: &Step| {
+                matches!(
+                    step,
+                    Step::Bootstrap { .. } | Step::Unpack { .. } | Step::FetchGit { .. }
+                )
+            };
             let is_tree = graph.node(id).kind.makes == Makes::Tree || steps.clone().any(makes_tree);
             vec![(None, is_tree.then_some("tar"))]
         }

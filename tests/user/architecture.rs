@@ -25,7 +25,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     (
         "debian",
         &[
-            "base", "net", "disk", "recipe", "deb", "lock", "sandbox", "assemble",
+            "base", "net", "source", "disk", "recipe", "deb", "lock", "sandbox", "assemble",
         ],
     ),
     ("inspect", &["base", "disk", "deb"]),
@@ -42,8 +42,8 @@ const ROOMS: [(&str, &[&str]); 17] = [
     (
         "cli",
         &[
-            "base", "net", "disk", "recipe", "deb", "lock", "sandbox", "vm", "debian", "engine",
-            "inspect", "image", "ui",
+            "base", "net", "source", "disk", "recipe", "deb", "lock", "sandbox", "vm", "debian",
+            "engine", "inspect", "image", "ui",
         ],
     ),
 ];

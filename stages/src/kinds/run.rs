@@ -41,6 +41,7 @@ const PARAMS: &[ParamSpec] = &[
         Type::Map(&Type::File),
         "Files and directories that the steps can read, as /run/impasto/inputs/NAME: paths, or other stages' files.",
     ),
+    common::IGNORE,
     ParamSpec::optional(
         "output",
         Type::Map(&Type::Text),
@@ -91,11 +92,11 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
                 .help("remove one of them, or split the stage in two"),
         ),
     }
+    let ignore = params.texts("ignore");
     for (name, value) in params.pairs("inputs") {
         errors.extend(common::check_name("inputs", name).err());
-        action
-            .inputs
-            .extend(common::file_slot(value).map(|slot| (name.clone(), slot)));
+        let slot = common::file_slot(value).map(|slot| common::without(slot, &ignore));
+        action.inputs.extend(slot.map(|slot| (name.clone(), slot)));
     }
     action.outputs = params.text_map("output");
     for (name, path) in &action.outputs {

@@ -214,6 +214,8 @@ impl Job {
             | Step::Bootstrap { .. }
             | Step::Test { .. }
             | Step::TestReport { .. }
+            | Step::FetchGit { .. }
+            | Step::Unpack { .. }
             | Step::AssembleDisk { .. }
             | Step::Resize { .. } => {
                 panic!("BUG: a step for others was sent to a guest")
