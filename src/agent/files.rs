@@ -105,9 +105,13 @@ pub(crate) fn apply(guest_mounts: &GuestMounts, step: &AgentStep) -> Result<(), 
             crate::patch::apply(guest_mounts, *partition, input)
         }
         AgentStep::Remove { path } => remove(Path::new(path)),
-        AgentStep::Script { .. } | AgentStep::Command { .. } | AgentStep::ShowRoot => Err(
-            Problem::new(ProblemKind::Protocol, "this step is not about a file"),
-        ),
+        AgentStep::Script { .. }
+        | AgentStep::Command { .. }
+        | AgentStep::WorkIn { .. }
+        | AgentStep::ShowRoot => Err(Problem::new(
+            ProblemKind::Protocol,
+            "this step is not about a file",
+        )),
     }
 }
 

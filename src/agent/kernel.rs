@@ -142,6 +142,13 @@ pub(crate) fn mount_all(setup: &Setup) -> Result<(), Problem> {
     mount_at("ramfs", &run.join("secrets"), "ramfs", KERNEL, "mode=0700")
 }
 
+/// Lets the secrets be given to another user, until [`close_secrets`].
+pub(crate) fn open_secrets() -> Result<(), Problem> {
+    let path = Path::new(RUN_DIR).join("secrets");
+    mount_remount(&path, MountFlags::BIND | KERNEL, "")
+        .map_err(|e| io_problem("make writable", &path)(e.into()))
+}
+
 /// Lets nobody write beside the secrets any more: a ramfs knows no limit.
 pub(crate) fn close_secrets() -> Result<(), Problem> {
     let path = Path::new(RUN_DIR).join("secrets");

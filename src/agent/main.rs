@@ -16,6 +16,8 @@ mod base {
 mod close;
 #[path = "../sandbox/confine.rs"]
 mod confine;
+#[path = "../sandbox/emulate.rs"]
+mod emulate;
 mod facts;
 mod files;
 mod kernel;
@@ -38,6 +40,7 @@ mod sys;
 #[path = "../sandbox/usage.rs"]
 mod usage;
 mod volatile;
+mod workplace;
 
 use std::process::ExitCode;
 
@@ -45,6 +48,10 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
         Some(word) if word == steps::LAUNCH => steps::launch(arguments.collect()),
+        Some(word) if word == emulate::MAP_IDS => match emulate::map_ids() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) | Err(_) => ExitCode::FAILURE,
+        },
         // Whoever is left without answer sees the exit code; the reason has gone through the socket if it still works.
         word => match serve::serve(word.and_then(|word| word.to_str()?.parse().ok())) {
             Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 //!
 //! Knows processes, not the image's content. The agent is pid 1 of the guest's namespace, so every orphan is its child.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -23,16 +24,19 @@ use serde_bytes::ByteBuf;
 
 use crate::base::bounded;
 use crate::confine;
+use crate::emulate::{self, EmulateError, Mapper};
 use crate::facts::Gauge;
 use crate::files;
 use crate::memory;
 use crate::mounts::GuestMounts;
 use crate::protocol::{
-    AgentStep, Answer, Limit, MAX_LOG, Problem, ProblemKind, RunSubdir, StepFacts, Stream,
+    AgentStep, Answer, EMULATOR, Limit, MAX_LOG, Problem, ProblemKind, RUN_DIR, RunSubdir,
+    StepFacts, Stream,
 };
 use crate::serve::Channel;
 use crate::sys;
 use crate::usage::Watcher;
+use crate::workplace::{self, Workplace};
 
 /// First argument of the agent when it turns itself into a step's process.
 pub(crate) const LAUNCH: &str = "launch";
@@ -40,6 +44,9 @@ pub(crate) const LAUNCH: &str = "launch";
 /// Argument after it: the step may mount, make devices and make namespaces, or not.
 const PRIVILEGED: &str = "privileged";
 const CONFINED: &str = "confined";
+
+/// The argument after that: the architecture of the programs, where they are emulated, or this.
+const NATIVE: &str = "native";
 
 /// What the kernel shall end first where the host itself runs out of memory (proc_pid_oom_score_adj(5)).
 const FIRST_TO_GO: &str = "500";
@@ -62,6 +69,8 @@ pub(crate) struct Runner {
     terminal: Option<OwnedFd>,
     /// How full the disk becomes.
     gauge: Gauge,
+    /// Where the steps from now on run.
+    workplace: RefCell<Workplace>,
 }
 
 impl Runner {
@@ -83,6 +92,7 @@ impl Runner {
             inputs: [stdout_in, stderr_in],
             terminal,
             gauge: Gauge::new(),
+            workplace: RefCell::default(),
         })
     }
 
@@ -113,6 +123,16 @@ impl Runner {
                 Err(problem) => return Ok(Err(problem)),
             },
             AgentStep::Command { line } => vec![SHELL.into(), "-ec".into(), line.into()],
+            AgentStep::WorkIn { dir, user } => {
+                let made = Workplace::make(dir, user.as_deref(), self.inputs.iter());
+                return Ok(made.map(|workplace| {
+                    self.workplace.replace(workplace);
+                    Answer::Exited {
+                        code: Some(0),
+                        signal: None,
+                    }
+                }));
+            }
             AgentStep::ShowRoot => {
                 return Ok(guest_mounts.show_root().map(|()| Answer::Exited {
                     code: Some(0),
@@ -139,7 +159,12 @@ impl Runner {
         }
     }
 
-    fn command(&self, guest_mounts: &GuestMounts, arguments: &[OsString]) -> Command {
+    fn command(
+        &self,
+        guest_mounts: &GuestMounts,
+        workplace: &Workplace,
+        arguments: &[OsString],
+    ) -> Command {
         let executable = PathBuf::from(format!("/proc/self/fd/{}", self.executable.as_raw_fd()));
         #[expect(
             clippy::disallowed_methods,
@@ -151,8 +176,10 @@ impl Runner {
         } else {
             CONFINED
         };
+        let emulated = guest_mounts.setup.emulated.as_deref();
         command
-            .args([LAUNCH, confinement])
+            .args([LAUNCH, confinement, emulated.unwrap_or(NATIVE)])
+            .args(workplace.arguments())
             .args(arguments)
             .env_clear()
             .envs(
@@ -161,13 +188,14 @@ impl Runner {
                     .env
                     .iter()
                     .map(|(name, value)| (name, value)),
-            );
+            )
+            .envs(workplace.env());
         command
     }
 
     fn spawn(&self, guest_mounts: &GuestMounts, arguments: &[OsString]) -> io::Result<Pid> {
         let child = self
-            .command(guest_mounts, arguments)
+            .command(guest_mounts, &self.workplace.borrow(), arguments)
             .stdin(Stdio::null())
             .stdout(self.inputs[0].try_clone()?)
             .stderr(self.inputs[1].try_clone()?)
@@ -253,7 +281,7 @@ impl Runner {
                 None => Stdio::null(),
             };
             let child = self
-                .command(guest_mounts, &arguments)
+                .command(guest_mounts, &Workplace::default(), &arguments)
                 .stdin(stdin)
                 .spawn()?;
             let pid = Pid::from_child(&child);
@@ -333,21 +361,30 @@ pub(crate) fn launch(arguments: Vec<OsString>) -> ExitCode {
             126
         })
     };
-    let [confinement, program, rest @ ..] = arguments.as_slice() else {
+    let [confinement, machine, dir, uid, gid, program, rest @ ..] = arguments.as_slice() else {
         return complain("start nothing", io::ErrorKind::InvalidInput.into());
     };
-    if let Err(error) = prepare(confinement == PRIVILEGED) {
-        return complain("prepare the process", error);
-    }
+    let emulated = machine.to_str().filter(|machine| *machine != NATIVE);
+    let prepared = prepare(confinement == PRIVILEGED, Path::new(dir), emulated)
+        .and_then(|()| workplace::parse_user(uid, gid));
+    let user = match prepared {
+        Ok(user) => user,
+        Err(error) => return complain("prepare the process", error),
+    };
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the sandbox, which runs programs"
     )]
-    let error = Command::new(program).args(rest).exec();
+    let mut command = Command::new(program);
+    if let Some((uid, gid)) = user {
+        // Further groups are dropped with it.
+        command.uid(uid).gid(gid);
+    }
+    let error = command.args(rest).exec();
     complain(&format!("start {}", Path::new(program).display()), error)
 }
 
-fn prepare(privileged: bool) -> io::Result<()> {
+fn prepare(privileged: bool, dir: &Path, emulated: Option<&str>) -> io::Result<()> {
     let stdin = io::stdin();
     if rustix::termios::isatty(stdin.as_fd()) {
         // In front of the terminal in a group of its own, as a shell expects that wants to control jobs.
@@ -360,12 +397,25 @@ fn prepare(privileged: bool) -> io::Result<()> {
         setsid()?;
     }
     umask(Mode::WGRP | Mode::WOTH);
-    chdir("/")?;
+    chdir(dir)?;
     // Where somebody else has decided it, that stands.
     let _ = fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
+    if let Some(architecture) = emulated {
+        emulate(architecture).map_err(|error| io::Error::other(error.to_string()))?;
+    }
+    // Not before: a new user namespace would give all of them.
     confine::drop_capabilities(privileged)?;
     // The right to install a filter ends with the program that is started now.
     sys::filter_calls(&confine::filter(privileged))
+}
+
+/// Lets the emulator that came with the job run programs of another machine.
+fn emulate(architecture: &str) -> Result<(), EmulateError> {
+    let emulator = Path::new(RUN_DIR)
+        .join(RunSubdir::Scripts.dir())
+        .join(EMULATOR);
+    let mapper = Mapper::start(&[])?;
+    emulate::enter(architecture, &emulator, mapper, sys::unshare)
 }
 
 /// Whether the files in memory have come to their limit.

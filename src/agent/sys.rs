@@ -12,8 +12,17 @@ use crate::confine::Instruction;
 
 /// Gives the process namespaces of its own for mounts and for control groups.
 pub(crate) fn unshare_own() -> io::Result<()> {
-    // SAFETY: neither touches file descriptors, the one thing that makes the call unsound.
-    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP) }?)
+    unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP)
+}
+
+/// Gives this process namespaces of its own.
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    assert!(
+        !flags.contains(UnshareFlags::FILES),
+        "BUG: file descriptors must stay shared"
+    );
+    // SAFETY: the only unsound flag is ruled out above.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
 /// `struct sock_fprog` of linux/filter.h.

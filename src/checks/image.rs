@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use impasto_stages::test_spec::{Question, TestCheck};
 
+use super::secrets::SearchedFiles;
 use super::{CheckResult, CheckStatus, SuiteReport, secrets};
 use crate::base::escape::neutralise;
 use crate::disk::contents::Contents;
@@ -25,6 +26,8 @@ pub struct ExaminedDisk<'a> {
     pub contents: &'a dyn Contents,
     /// What checks compare it with, by name.
     pub baselines: &'a BTreeMap<String, Vec<u8>>,
+    /// Where no secrets were found before.
+    pub searched: &'a SearchedFiles,
 }
 
 /// What came of a question: nothing where it passed.
@@ -124,7 +127,7 @@ fn answer(
         Question::Diff { input, allow } => drift(disk, paths, &disk.baselines[input], allow),
         Question::NoSecrets { allow } => {
             let allowed = Patterns::new(allow);
-            let mut found = secrets::find(disk.tree, disk.contents)?;
+            let mut found = secrets::find(disk.tree, disk.contents, disk.searched)?;
             found.retain(|secret| !allowed.matches(&paths.shown(secret.partition, &secret.path)));
             if found.is_empty() {
                 return Ok(Ok(()));

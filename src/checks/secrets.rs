@@ -4,8 +4,10 @@
 //! Files of packages below `/usr`, but for `/usr/local`, and what package managers keep are not read: nobody puts secrets
 //! there by hand, and packages bring keys for their own tests.
 
-use std::sync::LazyLock;
+use std::collections::HashSet;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
+use impasto_store::digest::Digest;
 use rayon::prelude::*;
 use regex::bytes::Regex;
 
@@ -21,6 +23,69 @@ pub struct FoundSecret {
     /// What it is; never the secret itself.
     pub what: String,
 }
+
+/// Which files were searched and hold no secret, by what they are called and hold: a memory, which may be lost.
+#[derive(Debug, Default)]
+pub struct SearchedFiles {
+    known: HashSet<[u8; SEARCHED_LEN]>,
+    found: Mutex<Vec<[u8; SEARCHED_LEN]>>,
+}
+
+/// Bytes that stand for one file.
+const SEARCHED_LEN: usize = 16;
+/// Rises with every change of what counts as a secret, so that what was searched for less is searched again.
+const SEARCH_VERSION: u8 = 1;
+/// With more files than these only those of the last search are remembered.
+const MAX_SEARCHED: usize = 1_000_000;
+
+impl SearchedFiles {
+    /// Reads what [`SearchedFiles::into_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> SearchedFiles {
+        let (files, _) = bytes.as_chunks::<SEARCHED_LEN>();
+        SearchedFiles {
+            known: files.iter().copied().collect(),
+            found: Mutex::default(),
+        }
+    }
+
+    /// What is to be remembered; none where nothing was learned.
+    pub fn into_bytes(self) -> Option<Vec<u8>> {
+        let found = self
+            .found
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        if found.is_empty() {
+            return None;
+        }
+        let mut all = self.known;
+        if all.len() + found.len() > MAX_SEARCHED {
+            all.clear();
+        }
+        all.extend(found);
+        let mut sorted: Vec<_> = all.into_iter().collect();
+        sorted.sort_unstable();
+        Some(sorted.concat())
+    }
+
+    fn name(path: &[u8], content: &Digest) -> [u8; SEARCHED_LEN] {
+        let mut hasher = blake3::Hasher::new();
+        hasher
+            .update(&[SEARCH_VERSION])
+            .update(content.as_bytes())
+            .update(path);
+        let mut name = [0; SEARCHED_LEN];
+        hasher.finalize_xof().fill(&mut name);
+        name
+    }
+
+    fn remember(&self, names: Vec<[u8; SEARCHED_LEN]>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.extend(names);
+    }
+}
+
+/// A file to be searched, and what it is remembered by.
+type Searched<'a> = (WantedFile<'a>, [u8; SEARCHED_LEN]);
 
 /// Longest file that is read, in bytes: what is longer is no file of secrets.
 const LIMIT: u64 = 1 << 20;
@@ -81,39 +146,54 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("BUG: a pattern of ours is wrong")
 }
 
-/// All secrets of a disk, by partition and path.
+/// All secrets of a disk, by partition and path. Files in which none were before are not read again.
 ///
 /// # Errors
 /// The disk cannot be read, or is not what its tree says.
-pub fn find(tree: &Tree, contents: &dyn Contents) -> Result<Vec<FoundSecret>, ReadError> {
-    let mut wanted: Vec<WantedFile<'_>> = Vec::new();
+pub fn find(
+    tree: &Tree,
+    contents: &dyn Contents,
+    searched: &SearchedFiles,
+) -> Result<Vec<FoundSecret>, ReadError> {
+    let mut wanted: Vec<Searched<'_>> = Vec::new();
     for volume in &tree.volumes {
-        let read = volume.entries.iter().filter(|entry| is_read(entry));
-        wanted.extend(read.map(|entry| (volume.partition, entry.path.as_slice())));
+        wanted.extend(volume.entries.iter().filter_map(|entry| {
+            let name = SearchedFiles::name(&entry.path, content_to_read(entry)?);
+            let file = (volume.partition, entry.path.as_slice());
+            (!searched.known.contains(&name)).then_some((file, name))
+        }));
     }
     let batches = wanted.par_chunks(BATCH).map(|batch| {
-        let files = contents.files(batch, LIMIT)?;
-        let found = batch
-            .iter()
-            .zip(files)
-            .flat_map(|((partition, path), bytes)| {
-                let found = bytes.map_or(Vec::new(), |bytes| of_file(path, &bytes));
-                found.into_iter().map(|what| FoundSecret {
-                    partition: *partition,
-                    path: path.to_vec(),
-                    what,
-                })
-            });
-        Ok(found.collect())
+        let files: Vec<_> = batch.iter().map(|(file, _)| *file).collect();
+        let (mut found, mut clean) = (Vec::new(), Vec::new());
+        for (((partition, path), name), bytes) in batch.iter().zip(contents.files(&files, LIMIT)?) {
+            let secrets = bytes.map_or(Vec::new(), |bytes| of_file(path, &bytes));
+            if secrets.is_empty() {
+                clean.push(*name);
+            }
+            found.extend(secrets.into_iter().map(|what| FoundSecret {
+                partition: *partition,
+                path: path.to_vec(),
+                what,
+            }));
+        }
+        searched.remember(clean);
+        Ok(found)
     });
     let found: Vec<Vec<FoundSecret>> = batches.collect::<Result<_, ReadError>>()?;
     Ok(found.concat())
 }
 
-fn is_read(entry: &IndexEntry) -> bool {
+/// What a file holds that is to be read.
+fn content_to_read(entry: &IndexEntry) -> Option<&Digest> {
     let path = &entry.path;
     let skipped = UNREAD.iter().any(|dir| path.starts_with(dir)) && !path.starts_with(READ);
-    matches!(entry.kind, EntryKind::File { size, .. } if (1..=LIMIT).contains(&size)) && !skipped
+    match &entry.kind {
+        EntryKind::File { size, content } if (1..=LIMIT).contains(size) && !skipped => {
+            Some(content)
+        }
+        _ => None,
+    }
 }
 
 /// What is secret in a file.
@@ -195,7 +275,25 @@ fn passwords(shadow: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use impasto_store::digest::BlobDigest;
+
     use super::*;
+
+    #[test]
+    fn what_was_searched_is_remembered_by_name_and_content() {
+        let of = |path: &str, content: &str| {
+            SearchedFiles::name(path.as_bytes(), &BlobDigest::of(content.as_bytes()).0)
+        };
+        let searched = SearchedFiles::default();
+        searched.remember(vec![of("/srv/b", "2"), of("/srv/a", "1")]);
+        let bytes = searched.into_bytes().unwrap();
+        let known = SearchedFiles::from_bytes(&bytes);
+        assert!(known.known.contains(&of("/srv/a", "1")));
+        for other in [of("/srv/a", "2"), of("/srv/b", "1"), of("/srv/.netrc", "1")] {
+            assert!(!known.known.contains(&other));
+        }
+        assert_eq!(known.into_bytes(), None, "nothing new");
+    }
 
     #[test]
     fn secrets_are_told_from_what_is_none() {

@@ -30,7 +30,8 @@ use crate::vm::machine::{ConsoleMatch, Machine};
 use crate::vm::seed::{self, SeedError, SeedFile};
 use crate::vm::ssh::{self, SshAccess};
 use crate::vm::{
-    self, Accel, Backing, Console, Examined, Firmware, MachineDisk, Network, Spec, VmError,
+    self, Accel, Backing, Console, Examined, Firmware, MachineDisk, MachineType, Network, Spec,
+    VmError,
 };
 
 #[derive(Debug, Args)]
@@ -43,9 +44,12 @@ On a terminal, Ctrl-A X stops the machine and Ctrl-A H lists more keys.
 pub(crate) struct Boot {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// The firmware of the machine
-    #[arg(long, value_name = "KIND", default_value = "bios")]
-    firmware: FirmwareChoice,
+    /// The firmware of the machine [default: bios; uefi for arm64]
+    #[arg(long, value_name = "KIND")]
+    firmware: Option<FirmwareChoice>,
+    /// What the machine is, where an image file does not say [default: that of the stage, else amd64]
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<ArchChoice>,
     /// UEFI with Secure Boot on, and the usual keys enrolled
     #[arg(long)]
     secure_boot: bool,
@@ -120,6 +124,12 @@ enum FirmwareChoice {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ArchChoice {
+    Amd64,
+    Arm64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum AccelChoice {
     /// tcg, in this version
     Auto,
@@ -144,6 +154,7 @@ struct Disk {
     backing: Backing,
     /// Bytes.
     size: u64,
+    machine: MachineType,
     /// What keeps the backing's paths good.
     opened: Opened,
 }
@@ -186,9 +197,10 @@ impl Boot {
             label,
             backing,
             size,
+            machine,
             opened,
         } = disk;
-        let (spec, ssh) = self.spec(session, (backing, size), work, interactive)?;
+        let (spec, ssh) = self.spec(session, (backing, size, machine), work, interactive)?;
         self.announce(&label, &spec, interactive);
 
         let cancel = interrupt.token();
@@ -347,6 +359,7 @@ impl Boot {
                 label: name.into_owned(),
                 backing,
                 size,
+                machine: MachineType::default(),
                 opened: Opened::Image(file),
             });
         }
@@ -402,6 +415,7 @@ impl Boot {
             label: node.label.clone(),
             backing,
             size,
+            machine: MachineType::of(&node.architecture).unwrap_or_default(),
             opened: Opened::Chain(chain),
         })
     }
@@ -409,7 +423,7 @@ impl Boot {
     fn spec(
         &self,
         session: &Session,
-        (backing, size): (Backing, u64),
+        (backing, size, machine): (Backing, u64, MachineType),
         work: &Path,
         interactive: bool,
     ) -> Result<(Spec, Option<SshAccess>), CliError> {
@@ -419,9 +433,16 @@ impl Boot {
             size,
             self.disk_size.map(|size| size.next_multiple_of(512)),
         )?;
-        let firmware = match (self.firmware, self.secure_boot) {
-            (FirmwareChoice::Bios, false) => Firmware::Bios,
-            (_, secure) => vm::uefi(work, secure)?,
+        let machine = match self.arch {
+            Some(ArchChoice::Amd64) => MachineType::Q35,
+            Some(ArchChoice::Arm64) => MachineType::Virt,
+            None => machine,
+        };
+        let firmware = match (self.firmware, self.secure_boot, machine) {
+            (Some(FirmwareChoice::Bios), false, _) | (None, false, MachineType::Q35) => {
+                Firmware::Bios
+            }
+            (_, secure, machine) => vm::uefi(work, machine, secure)?,
         };
         let network = self.network()?;
         let (own, ssh) = self.own_key(work, network)?;
@@ -446,6 +467,7 @@ impl Boot {
             ));
         }
         let spec = Spec {
+            machine,
             accel: match self.accel {
                 AccelChoice::Auto | AccelChoice::Tcg => Accel::Tcg,
                 AccelChoice::Kvm => Accel::Kvm,

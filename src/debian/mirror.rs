@@ -1,15 +1,15 @@
-//! The host's Debian mirrors and proxies: policy of whoever runs impasto, in no key, and in no image.
+//! The host's mirrors of Debian and Ubuntu, and proxies: policy of whoever runs impasto, in no key, and in no image.
 //! Knows apt's configuration, not packages.
 //!
 //! A recipe says which packages; where they come from is the host's own business. Stages with network read it below
 //! [`DIR`], which is in memory:
 //!
 //! ```text
-//! mirrors      a line each: `archive URL`, `security URL`; what is not known is not there
+//! mirrors      a line each: `archive URL`, `security URL`, `ubuntu URL`, `ubuntu-ports URL`; what is not known is not there
 //! proxy.conf   apt's configuration of proxies, perhaps empty
 //! auth.conf    names and passwords for mirrors, perhaps empty (apt_auth.conf(5))
 //! archive/     a mirror that is a directory of the host, and then `archive` is `file:` or `copy:` of this path
-//! security/    likewise
+//! security/, ubuntu/, ubuntu-ports/    likewise
 //! ca-certificates.crt    what the host believes for https, where it believes anything
 //! ```
 
@@ -23,8 +23,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use impasto_stages::Secret;
-use sources::{SourceEntry, choose, parse_list, parse_sources};
+use sources::{HostArchives, SourceEntry, parse_list, parse_sources};
 
+use super::distribution::OwnArchive;
 use crate::base::bounded;
 use crate::net::Proxies;
 use crate::sandbox::protocol::RUN_DIR;
@@ -45,10 +46,16 @@ pub const ARCHIVE_VARIABLE: &str = "IMPASTO_MIRROR";
 /// Name of the variable that names the mirror of the security archive, or says `none`.
 pub const SECURITY_VARIABLE: &str = "IMPASTO_SECURITY_MIRROR";
 
+/// Name of the variable that names the mirror of Ubuntu's archive.
+pub const UBUNTU_VARIABLE: &str = "IMPASTO_UBUNTU_MIRROR";
+
+/// The same for machines other than amd64 and i386, which Ubuntu keeps apart.
+pub const UBUNTU_PORTS_VARIABLE: &str = "IMPASTO_UBUNTU_PORTS_MIRROR";
+
 /// What says that there is no security archive.
 const NONE: &str = "none";
 
-/// Where a Debian archive can be had. Shows no user name and no password.
+/// Where an archive can be had. Shows no user name and no password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Mirror {
     scheme: &'static str,
@@ -232,6 +239,8 @@ pub struct MirrorChoice {
     pub archive: Option<Mirror>,
     /// The security archive's mirror; `Some(None)` is none at all.
     pub security: Option<Option<Mirror>>,
+    pub ubuntu: Option<Mirror>,
+    pub ubuntu_ports: Option<Mirror>,
     /// Proxies of the process's environment.
     pub proxies: ProxyChoice,
 }
@@ -281,10 +290,17 @@ impl MirrorChoice {
             )),
             None => None,
         };
+        let parsed = |name: &'static str| {
+            let mirror = given(name).map(Mirror::parse).transpose();
+            mirror.map_err(|error| (name, error))
+        };
+        let (ubuntu, ubuntu_ports) = (parsed(UBUNTU_VARIABLE)?, parsed(UBUNTU_PORTS_VARIABLE)?);
         let proxies = ProxyChoice::read(given);
         Ok(MirrorChoice {
             archive,
             security,
+            ubuntu,
+            ubuntu_ports,
             proxies,
         })
     }
@@ -295,10 +311,17 @@ impl MirrorChoice {
     /// A mirror that is a directory is not there.
     pub fn resolve(&self) -> Result<Mirrors, MirrorError> {
         let apt = Path::new("/etc/apt");
-        let (archive, security) = self.with_sources(&read_sources(apt), &|path| {
+        let mirrors = self.with_sources(&read_sources(apt), &|path| {
             bounded::read_text(path, bounded::TEXT).ok()
         });
-        for path in [&archive, &security]
+        let Mirrors {
+            archive,
+            security,
+            ubuntu,
+            ubuntu_ports,
+            ..
+        } = &mirrors;
+        for path in [archive, security, ubuntu, ubuntu_ports]
             .into_iter()
             .flatten()
             .filter_map(Mirror::directory)
@@ -310,11 +333,10 @@ impl MirrorChoice {
             }
         }
         Ok(Mirrors {
-            archive,
-            security,
             proxies: self.proxies.with_apt(&apt_proxies()),
             except: self.proxies.except.clone(),
             offline: self.proxies.offline,
+            ..mirrors
         })
     }
 
@@ -330,8 +352,13 @@ impl MirrorChoice {
         &self,
         entries: &[SourceEntry],
         read: &dyn Fn(&Path) -> Option<String>,
-    ) -> (Option<Mirror>, Option<Mirror>) {
-        let (archive, security) = choose(entries);
+    ) -> Mirrors {
+        let HostArchives {
+            debian,
+            security,
+            ubuntu,
+            ubuntu_ports,
+        } = HostArchives::choose(entries);
         let host = |uri: Option<&str>| mirror_of_list(uri?, read);
         // A directory is chosen so that nothing else decides what is in an image.
         let frozen = self
@@ -343,7 +370,13 @@ impl MirrorChoice {
             None if frozen => None,
             None => host(security),
         };
-        (self.archive.clone().or_else(|| host(archive)), security)
+        Mirrors {
+            archive: self.archive.clone().or_else(|| host(debian)),
+            security,
+            ubuntu: self.ubuntu.clone().or_else(|| host(ubuntu)),
+            ubuntu_ports: self.ubuntu_ports.clone().or_else(|| host(ubuntu_ports)),
+            ..Mirrors::default()
+        }
     }
 }
 
@@ -487,6 +520,8 @@ pub struct Mirrors {
     /// Debian's archive; none where the host does not know one.
     pub archive: Option<Mirror>,
     pub security: Option<Mirror>,
+    pub ubuntu: Option<Mirror>,
+    pub ubuntu_ports: Option<Mirror>,
     proxies: Vec<(String, Hidden)>,
     /// Hosts and networks that are asked without a proxy.
     except: String,
@@ -504,9 +539,24 @@ impl Mirrors {
         }
     }
 
+    /// The mirror of a distribution's archive; none where the host does not know one.
+    pub fn of(&self, archive: OwnArchive) -> Option<&Mirror> {
+        match archive {
+            OwnArchive::Debian => self.archive.as_ref(),
+            OwnArchive::DebianSecurity => self.security.as_ref(),
+            OwnArchive::Ubuntu => self.ubuntu.as_ref(),
+            OwnArchive::UbuntuPorts => self.ubuntu_ports.as_ref(),
+        }
+    }
+
     fn named(&self) -> impl Iterator<Item = (&'static str, &Mirror)> {
-        let both = [("archive", &self.archive), ("security", &self.security)];
-        both.into_iter()
+        let all = [
+            ("archive", &self.archive),
+            ("security", &self.security),
+            ("ubuntu", &self.ubuntu),
+            ("ubuntu-ports", &self.ubuntu_ports),
+        ];
+        all.into_iter()
             .filter_map(|(name, mirror)| Some((name, mirror.as_ref()?)))
     }
 
@@ -578,15 +628,12 @@ impl Mirrors {
     }
 
     fn facts(&self) -> BTreeMap<String, String> {
-        let name = |name: &str| {
-            if name == "archive" {
-                "mirror"
-            } else {
-                "security-mirror"
-            }
+        let name = |name: &str| match name {
+            "archive" => "mirror".to_owned(),
+            other => format!("{other}-mirror"),
         };
         self.named()
-            .map(|(kind, mirror)| (name(kind).to_owned(), mirror.to_string()))
+            .map(|(kind, mirror)| (name(kind), mirror.to_string()))
             .collect()
     }
 

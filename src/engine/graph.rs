@@ -5,14 +5,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use impasto_stages::action::{Cutoff, Executor, RootSpec, Slot, Step};
-use impasto_stages::package_set::PackageSet;
+use impasto_stages::package_set::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
 use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, Value};
 use impasto_store::digest::NodeDigest;
 use impasto_store::key::{self, Atom, Describe, Sink};
 use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
 
-use crate::engine::locking::AppliedLock;
+use crate::engine::locking::{AppliedLock, below_stage};
 use crate::lock::{LockFile, LockSource};
 use crate::recipe::{Image, Recipe};
 
@@ -33,6 +33,8 @@ pub struct Node {
     pub parents: Vec<(Arc<str>, NodeId)>,
     /// Which file system of its disk is `/`.
     pub root: RootSpec,
+    /// The machine that its disk or tree is for, as distributions call it: this one where nothing says another.
+    pub architecture: String,
     /// What decides whether that which builds on it runs again.
     pub cutoff: Cutoff,
     /// Its units of work, and the values of its secrets.
@@ -199,6 +201,16 @@ impl Describe for Definition<'_> {
     }
 }
 
+/// The stage that makes what a machine boots in place of a disk.
+fn bootable(lowered: &Lowered) -> Option<&str> {
+    let mut inputs = lowered.actions.iter().map(|action| &action.inputs);
+    let booted = inputs.find_map(|inputs| inputs.get("kernel").or_else(|| inputs.get("iso")));
+    match booted? {
+        Slot::Stage(stage) | Slot::StageFile { stage, .. } => Some(stage),
+        _ => None,
+    }
+}
+
 impl Graph {
     /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles, with the packages that its lock
     /// has for them. What a node lacks its [`Graph::lock_state`] tells.
@@ -255,6 +267,19 @@ impl Graph {
                         .unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
                     let mut lowered = stage.lowered.clone();
                     lowered.set_root(&root);
+                    let architecture = match &lowered.request {
+                        Some(PackageRequest {
+                            root: RequestRoot::Own { architecture, .. },
+                            ..
+                        }) => architecture.clone(),
+                        _ => {
+                            let below = below_stage(&lowered).or_else(|| bootable(&lowered));
+                            below.map_or(ARCHITECTURE.to_owned(), |stage| {
+                                graph.nodes[ids[stage]].architecture.clone()
+                            })
+                        }
+                    };
+                    lowered.set_architecture(&architecture);
                     graph.nodes.push(Node {
                         stage: stage.name.clone(),
                         kind,
@@ -266,6 +291,7 @@ impl Graph {
                         label: String::new(),
                         parents,
                         root,
+                        architecture,
                         cutoff: kind.cutoff(&stage.params).unwrap_or(recipe.cutoff),
                         lowered,
                     })

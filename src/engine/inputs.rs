@@ -19,7 +19,7 @@ use super::ignored::Ignored;
 use crate::base::bounded;
 use crate::base::io::IoError;
 use crate::recipe::scope::{Outside, Scope};
-use crate::vm;
+use crate::vm::{self, MachineType};
 
 /// Most entries of a directory that is an input, with all that is below it.
 const MAX_ENTRIES: usize = 1_000_000;
@@ -249,8 +249,13 @@ impl Inputs {
     ///
     /// # Errors
     /// It is there and cannot be read.
-    pub fn firmware(&self, secure: bool, part: FirmwarePart) -> Result<Bound, InputError> {
-        let path = vm::uefi_file(secure, part);
+    pub fn firmware(
+        &self,
+        machine: MachineType,
+        secure: bool,
+        part: FirmwarePart,
+    ) -> Result<Bound, InputError> {
+        let path = vm::uefi_file(machine, secure, part);
         let bound = |digest| Bound {
             content: ContentDigest::Blob(digest),
             mode: None,

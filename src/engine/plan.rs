@@ -490,12 +490,14 @@ impl<'a> Planner<'a> {
                     });
                 }
                 Slot::Firmware { secure, part } => {
-                    return inputs
-                        .firmware(*secure, *part)
-                        .map_err(|source| PlanError::Input {
+                    let machine =
+                        crate::vm::MachineType::of(&node.architecture).unwrap_or_default();
+                    return inputs.firmware(machine, *secure, *part).map_err(|source| {
+                        PlanError::Input {
                             stage: node.label.clone(),
                             source,
-                        });
+                        }
+                    });
                 }
                 Slot::Stage(stage) => {
                     let parent = node.parent(stage);

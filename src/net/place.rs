@@ -15,11 +15,15 @@ pub(super) enum Address {
     Path(PathBuf),
 }
 
-/// A user name and a password for a server.
+/// What opens a server.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    pub user: String,
-    pub password: String,
+pub enum Login {
+    Password {
+        user: String,
+        password: String,
+    },
+    /// The whole content of the header `Authorization`, such as `Bearer` and a token.
+    Header(String),
 }
 
 impl std::fmt::Debug for Login {
@@ -35,10 +39,11 @@ impl Place {
         if !url.has_host() || !matches!(url.scheme(), "http" | "https") {
             return None;
         }
-        let login = (!url.username().is_empty() || url.password().is_some()).then(|| Login {
-            user: decoded(url.username()),
-            password: decoded(url.password().unwrap_or_default()),
-        });
+        let login =
+            (!url.username().is_empty() || url.password().is_some()).then(|| Login::Password {
+                user: decoded(url.username()),
+                password: decoded(url.password().unwrap_or_default()),
+            });
         // Only URLs without a host refuse this.
         let _ = (url.set_username(""), url.set_password(None));
         Some(Place(Address::Url { url, login }))
@@ -49,6 +54,19 @@ impl Place {
         match (self.0, login) {
             (Address::Url { url, .. }, login @ Some(_)) => Place(Address::Url { url, login }),
             (address, _) => Place(address),
+        }
+    }
+
+    /// Whether the server is told a login.
+    pub fn has_login(&self) -> bool {
+        matches!(&self.0, Address::Url { login: Some(_), .. })
+    }
+
+    /// The server's name; empty for a file of this machine.
+    pub fn host_name(&self) -> &str {
+        match &self.0 {
+            Address::Url { url, .. } => url.host_str().unwrap_or_default(),
+            Address::Path(_) => "",
         }
     }
 
@@ -116,8 +134,8 @@ mod tests {
             panic!("{place:?}")
         };
         assert_eq!(url.as_str(), "https://images.example.org/a?token=x#y");
-        let login = login.as_ref().unwrap();
-        assert_eq!((&*login.user, &*login.password), ("me", "s@cret"));
+        let (user, password) = ("me".to_owned(), "s@cret".to_owned());
+        assert_eq!(login, &Some(Login::Password { user, password }));
         let shown = format!("{place:?}");
         assert!(!shown.contains("cret"), "{shown}");
         for text in ["", "images.example.org/a", "ftp://x/y", "file:/a", "http:"] {

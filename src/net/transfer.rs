@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use impasto_store::sha256::{Sha256, Sha256Writer, Sha512, Sha512Writer};
 use reqwest::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
-    IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
 };
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use tempfile::NamedTempFile;
@@ -89,6 +89,7 @@ pub struct Expected {
     /// Bytes, at most.
     limit: u64,
     checksum: Option<Checksum>,
+    is_page: bool,
 }
 
 impl Expected {
@@ -98,6 +99,7 @@ impl Expected {
             size: Some(size),
             limit: size,
             checksum: Some(Checksum::Sha256(sha256)),
+            is_page: false,
         }
     }
 
@@ -107,6 +109,7 @@ impl Expected {
             size: None,
             limit,
             checksum: Some(checksum),
+            is_page: false,
         }
     }
 
@@ -116,12 +119,22 @@ impl Expected {
             size: None,
             limit,
             checksum: None,
+            is_page: false,
         }
     }
 
-    /// Whether it may be a web page: only where nothing but the checksum decides. What has a size is a package or an index.
+    /// A web page, checked by whoever asked, who takes no more bytes than these.
+    pub fn page(limit: u64) -> Expected {
+        Expected {
+            is_page: true,
+            ..Expected::at_most(limit)
+        }
+    }
+
+    /// Whether it may be a web page: only where nothing but the checksum decides, or where one was asked for. What has a
+    /// size is a package or an index.
     fn may_be_html(&self) -> bool {
-        self.size.is_none() && self.checksum.is_some()
+        self.is_page || self.size.is_none() && self.checksum.is_some()
     }
 }
 
@@ -461,9 +474,12 @@ impl Http {
                 .client
                 .request(method.clone(), target.clone())
                 .header(ACCEPT_ENCODING, "identity");
-            if let (Some(Login { user, password }), true) = (login, target.origin() == url.origin())
-            {
-                request = request.basic_auth(user, Some(password));
+            match login.filter(|_| target.origin() == url.origin()) {
+                Some(Login::Password { user, password }) => {
+                    request = request.basic_auth(user, Some(password));
+                }
+                Some(Login::Header(header)) => request = request.header(AUTHORIZATION, header),
+                None => {}
             }
             let request = prepare(request);
             let response = match tokio::time::timeout(self.stall, request.send()).await {

@@ -3,6 +3,7 @@
 //! Knows disks, steps and files, not recipes, the graph, keys or the cache. What a sandbox promises is [`Sandbox`].
 
 mod confine;
+mod emulate;
 mod environment;
 mod host_view;
 mod kind;
@@ -119,6 +120,8 @@ pub struct SandboxJob<'a> {
     /// them becomes part of the disk.
     pub caches: Vec<(String, PathBuf)>,
     pub scripts: Vec<(String, Vec<u8>)>,
+    /// What runs the disk's programs, where they are for another machine than this.
+    pub emulator: Option<Emulator>,
     pub secrets: Vec<(String, Vec<u8>)>,
     /// Files to bring back: name, and path in the guest.
     pub outputs: Vec<(String, String)>,
@@ -149,6 +152,20 @@ pub struct SandboxJob<'a> {
     pub cancel: CancelToken,
 }
 
+/// A program that runs those of another machine.
+#[derive(Debug, Clone)]
+pub struct Emulator {
+    /// The machine, as distributions call it.
+    pub architecture: String,
+    /// The emulator itself: a static executable.
+    pub program: Vec<u8>,
+}
+
+/// The name of the emulator's program for an architecture, in Debian's package qemu-user-static; none where it has none.
+pub fn emulator_of(architecture: &str) -> Option<&'static str> {
+    emulate::emulator_of(architecture).ok()
+}
+
 impl SandboxJob<'_> {
     /// A job without disk and steps, to be filled.
     pub fn empty() -> Self {
@@ -163,6 +180,7 @@ impl SandboxJob<'_> {
             trees: Vec::new(),
             caches: Vec::new(),
             scripts: Vec::new(),
+            emulator: None,
             secrets: Vec::new(),
             outputs: Vec::new(),
             volatile: Vec::new(),

@@ -257,11 +257,16 @@ pub struct Setup {
     pub source_date_epoch: Option<u64>,
     /// Whether steps may mount, make devices and make namespaces.
     pub privileged: bool,
+    /// The machine that the steps' programs are for, where it is another one: [`EMULATOR`] among the scripts runs them.
+    pub emulated: Option<String>,
     /// Most bytes of files in memory.
     pub tmpfs: u64,
     /// What the agent watches, where no control group does.
     pub watch: Option<Ceiling>,
 }
+
+/// The name of the emulator's program among [`RunSubdir::Scripts`]. No step's script is called so.
+pub const EMULATOR: &str = "-emulator";
 
 /// What all processes of a job may use together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -316,6 +321,13 @@ pub enum AgentStep {
         input: String,
         /// The partition's number, 0 is the disk itself.
         partition: u32,
+    },
+    /// Runs the processes of further steps in this directory, which is made where it is not there, as this user.
+    WorkIn {
+        /// Absolute path in the guest.
+        dir: String,
+        /// A name of the guest's `/etc/passwd`; `None` is root. The directory, the secrets and the caches become the user's.
+        user: Option<String>,
     },
     /// Mounts the root once more at [`ROOT`] below [`RUN_DIR`], without what is mounted on it.
     ShowRoot,

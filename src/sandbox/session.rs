@@ -223,6 +223,9 @@ impl<'a> GuestSession<'a> {
         events: &mut dyn FnMut(SandboxEvent<'_>),
     ) -> Result<SessionEnd, SessionError> {
         let (nonce, mounted) = self.open(&job)?;
+        if let Some(emulator) = &job.emulator {
+            self.put_emulator(&emulator.program)?;
+        }
         self.put_all(std::mem::take(&mut job.inputs), &job.scripts, &job.secrets)?;
         self.lap("inputs");
         // Of what is done in a shell nothing is kept.
@@ -312,6 +315,10 @@ impl<'a> GuestSession<'a> {
             caches: self.directories(job.caches.iter())?,
             source_date_epoch: job.source_date_epoch,
             privileged: job.privileged,
+            emulated: job
+                .emulator
+                .as_ref()
+                .map(|emulator| emulator.architecture.clone()),
             tmpfs: self.bounds.tmpfs,
             watch: self.watch,
         })?;

@@ -14,6 +14,7 @@ mod openpgp;
 mod resolve;
 mod sums;
 pub mod tree;
+pub mod vendor;
 
 pub use cleartext::Cleartext;
 pub use error::SourceLookupError;

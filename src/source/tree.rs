@@ -39,7 +39,7 @@ pub enum TreeContent {
 }
 
 #[derive(Debug)]
-enum TreeNode {
+enum BuiltNode {
     Dir {
         mode: u32,
     },
@@ -56,7 +56,7 @@ enum TreeNode {
 /// Collects the files of a tree. Directories above a file need not be named: they get the mode 0755.
 #[derive(Debug, Default)]
 pub struct TreeBuilder {
-    nodes: BTreeMap<String, TreeNode>,
+    nodes: BTreeMap<String, BuiltNode>,
     /// User and group by path, where that is not root.
     owners: BTreeMap<String, (u64, u64)>,
 }
@@ -82,10 +82,10 @@ impl TreeBuilder {
     pub fn dir(&mut self, path: &str, mode: u32) -> Result<(), TreeError> {
         self.above(path)?;
         match self.nodes.get_mut(path) {
-            Some(TreeNode::Dir { mode: known }) => *known = mode,
+            Some(BuiltNode::Dir { mode: known }) => *known = mode,
             Some(_) => return Err(twice(path)),
             None => {
-                self.nodes.insert(path.to_owned(), TreeNode::Dir { mode });
+                self.nodes.insert(path.to_owned(), BuiltNode::Dir { mode });
             }
         }
         Ok(())
@@ -96,7 +96,7 @@ impl TreeBuilder {
     /// # Errors
     /// The path is no path within a tree, or something is there.
     pub fn file(&mut self, path: &str, mode: u32, content: TreeContent) -> Result<(), TreeError> {
-        self.add(path, TreeNode::File { mode, content })
+        self.add(path, BuiltNode::File { mode, content })
     }
 
     /// Adds a symbolic link. Where it leads is not examined: see [`leads_out`].
@@ -105,7 +105,7 @@ impl TreeBuilder {
     /// The path is no path within a tree, or something is there.
     pub fn link(&mut self, path: &str, target: &str) -> Result<(), TreeError> {
         let target = target.to_owned();
-        self.add(path, TreeNode::Link { target })
+        self.add(path, BuiltNode::Link { target })
     }
 
     /// Gives something that was added to a user and a group, by their numbers; else it is root's.
@@ -115,7 +115,7 @@ impl TreeBuilder {
         }
     }
 
-    fn add(&mut self, path: &str, node: TreeNode) -> Result<(), TreeError> {
+    fn add(&mut self, path: &str, node: BuiltNode) -> Result<(), TreeError> {
         self.above(path)?;
         if self.nodes.contains_key(path) {
             return Err(twice(path));
@@ -130,7 +130,7 @@ impl TreeBuilder {
         for (at, _) in path.match_indices('/') {
             let parent = &path[..at];
             match self.nodes.get(parent) {
-                Some(TreeNode::Dir { .. }) => {}
+                Some(BuiltNode::Dir { .. }) => {}
                 Some(_) => {
                     return Err(TreeError::Below {
                         path: path.to_owned(),
@@ -138,7 +138,7 @@ impl TreeBuilder {
                     });
                 }
                 None => {
-                    let node = TreeNode::Dir { mode: 0o755 };
+                    let node = BuiltNode::Dir { mode: 0o755 };
                     self.nodes.insert(parent.to_owned(), node);
                 }
             }
@@ -159,19 +159,19 @@ impl TreeBuilder {
             header.set_gid(group);
             header.set_mtime(0);
             match node {
-                TreeNode::Dir { mode } => {
+                BuiltNode::Dir { mode } => {
                     header.set_entry_type(tar::EntryType::Directory);
                     header.set_mode(mode);
                     header.set_size(0);
                     tar.append_data(&mut header, path, io::empty())?;
                 }
-                TreeNode::Link { target } => {
+                BuiltNode::Link { target } => {
                     header.set_entry_type(tar::EntryType::Symlink);
                     header.set_mode(0o777);
                     header.set_size(0);
                     tar.append_link(&mut header, path, target)?;
                 }
-                TreeNode::File { mode, content } => {
+                BuiltNode::File { mode, content } => {
                     header.set_entry_type(tar::EntryType::Regular);
                     header.set_mode(mode);
                     match content {

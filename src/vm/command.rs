@@ -27,6 +27,35 @@ impl Accel {
     }
 }
 
+/// Which machine QEMU is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MachineType {
+    /// A PC: amd64.
+    #[default]
+    Q35,
+    /// QEMU's own machine for arm64, which has no BIOS.
+    Virt,
+}
+
+impl MachineType {
+    /// The one that runs programs of an architecture, by its name in Debian; none where there is none.
+    pub fn of(architecture: &str) -> Option<MachineType> {
+        match architecture {
+            "amd64" => Some(MachineType::Q35),
+            "arm64" => Some(MachineType::Virt),
+            _ => None,
+        }
+    }
+
+    /// The program that is it, and Debian's package that has this.
+    pub fn program(self) -> (&'static str, &'static str) {
+        match self {
+            MachineType::Q35 => (super::QEMU, "qemu-system-x86"),
+            MachineType::Virt => ("qemu-system-aarch64", "qemu-system-arm"),
+        }
+    }
+}
+
 /// What starts the boot loader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Firmware {
@@ -113,6 +142,7 @@ pub enum Console {
 /// What a machine is made of. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
+    pub machine: MachineType,
     /// What executes its instructions.
     pub accel: Accel,
     /// What starts the boot loader.
@@ -150,6 +180,7 @@ pub struct Spec {
 /// A path is not UTF-8.
 pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
     let Spec {
+        machine: machine_type,
         accel,
         firmware,
         memory,
@@ -168,28 +199,41 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
     let mut line = CommandLine::default();
     line.flag("-nodefaults").flag("-no-user-config");
     line.add("-sandbox", &filter(served));
-    let mut machine = format!("q35,accel={}", accel.name());
+    let name = match machine_type {
+        MachineType::Q35 => "q35",
+        MachineType::Virt => "virt",
+    };
+    let mut machine = format!("{name},accel={}", accel.name());
     if let Firmware::Uefi { code, vars, secure } = firmware {
         line.node(&json!({"driver": "raw", "node-name": "uefi-code", "read-only": true, "file": file(code, true)?}));
         line.node(&json!({"driver": "raw", "node-name": "uefi-vars", "file": file(vars, false)?}));
         machine += ",pflash0=uefi-code,pflash1=uefi-vars";
-        if *secure {
+        if *secure && *machine_type == MachineType::Q35 {
             // Only firmware in system management mode may write the variables; it does not survive S3.
             machine += ",smm=on";
             line.add("-global", "driver=cfi.pflash01,property=secure,value=on");
             line.add("-global", "ICH9-LPC.disable_s3=1");
         }
     }
-    line.add("-machine", &machine).add("-cpu", "max");
+    let cpu = match machine_type {
+        MachineType::Q35 => "max",
+        // Emulated, signed pointers are most of the work.
+        MachineType::Virt => "max,pauth-impdef=on",
+    };
+    line.add("-machine", &machine).add("-cpu", cpu);
     line.add("-smp", &cpus.to_string())
         .add("-m", &format!("size={}M", memory.div_ceil(1 << 20)));
     // A screen that nobody looks at but for pictures. Without a card for it Debian's default GRUB hangs.
-    line.add("-display", "none").add("-device", "VGA");
+    let card = match machine_type {
+        MachineType::Q35 => "VGA",
+        MachineType::Virt => "virtio-gpu-pci",
+    };
+    line.add("-display", "none").add("-device", card);
     line.add("-boot", "strict=on");
     line.add("-object", "rng-random,id=random,filename=/dev/urandom")
         .add("-device", "virtio-rng-pci,rng=random");
 
-    disks(&mut line, disk.as_ref(), cdrom.as_deref())?;
+    disks(&mut line, *machine_type, disk.as_ref(), cdrom.as_deref())?;
     if let Some(seed) = seed {
         line.node(&json!({"driver": "raw", "node-name": "seed", "read-only": true, "file": file(seed, true)?}));
         line.add("-device", "virtio-blk-pci,drive=seed");
@@ -205,7 +249,7 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
         }
         line.add("-append", &direct.arguments);
     }
-    card(&mut line, *network, served);
+    network_card(&mut line, *network, served);
     if let Some(socket) = guest_agent {
         line.add(
             "-chardev",
@@ -254,6 +298,7 @@ fn filter(served: &[ServedPort]) -> String {
 /// Adds what the machine boots.
 fn disks(
     line: &mut CommandLine,
+    machine: MachineType,
     disk: Option<&MachineDisk>,
     cdrom: Option<&Path>,
 ) -> Result<(), VmError> {
@@ -273,13 +318,18 @@ fn disks(
     }
     if let Some(cdrom) = cdrom {
         line.node(&json!({"driver": "raw", "node-name": "cd", "read-only": true, "file": file(cdrom, true)?}));
-        line.add("-device", "ide-cd,drive=cd,bootindex=1");
+        match machine {
+            MachineType::Q35 => line.add("-device", "ide-cd,drive=cd,bootindex=1"),
+            MachineType::Virt => line
+                .add("-device", "virtio-scsi-pci")
+                .add("-device", "scsi-cd,drive=cd,bootindex=1"),
+        };
     }
     Ok(())
 }
 
 /// Adds a network card, where there is a network.
-fn card(line: &mut CommandLine, network: Network, served: &[ServedPort]) {
+fn network_card(line: &mut CommandLine, network: Network, served: &[ServedPort]) {
     let mut netdev = match network {
         Network::None => return,
         Network::User { ssh_port } => {
@@ -397,6 +447,7 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
+            machine: MachineType::Q35,
             accel: Accel::Tcg,
             firmware: Firmware::Bios,
             memory: 1 << 30,
@@ -479,6 +530,22 @@ mod tests {
             ..spec()
         };
         insta::assert_snapshot!("everything", shown(&everything));
+    }
+
+    #[test]
+    fn a_machine_for_arm64() {
+        let firmware = Firmware::Uefi {
+            code: "/usr/share/AAVMF/AAVMF_CODE.fd".into(),
+            vars: "/scratch/efivars.fd".into(),
+            secure: true,
+        };
+        let virt = Spec {
+            machine: MachineType::Virt,
+            firmware,
+            cdrom: Some("/images/cd.iso".into()),
+            ..spec()
+        };
+        insta::assert_snapshot!("arm64", shown(&virt));
     }
 
     #[test]

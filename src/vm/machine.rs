@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::transcript::{Transcript, find};
-use super::{Console, QEMU, Spec, VmError, command, qmp};
+use super::{Console, Firmware, MachineType, QEMU, Spec, VmError, command, qmp};
 use crate::base::cancel::CancelToken;
 use crate::sandbox::die_with_parent;
 
@@ -106,11 +106,18 @@ impl Machine {
                 path: socket.clone(),
             });
         }
+        if spec.machine == MachineType::Virt
+            && spec.firmware == Firmware::Bios
+            && spec.kernel.is_none()
+        {
+            return Err(VmError::NoBios);
+        }
+        let (program, package) = spec.machine.program();
         #[expect(
             clippy::disallowed_methods,
             reason = "this is the one home of machines"
         )]
-        let mut command = Command::new(QEMU);
+        let mut command = Command::new(program);
         command
             .args(command::arguments(spec)?)
             .current_dir(work)
@@ -127,8 +134,9 @@ impl Machine {
         };
         die_with_parent(&mut command, signal);
         let mut child = command.spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => VmError::NoQemu,
-            _ => VmError::io("start", QEMU)(error),
+            io::ErrorKind::NotFound if program == QEMU => VmError::NoQemu,
+            io::ErrorKind::NotFound => VmError::NoProgram { program, package },
+            _ => VmError::io("start", program)(error),
         })?;
         let console = Arc::new(Transcript::default());
         TROUBLE.iter().for_each(|(text, _)| console.watch(text));

@@ -33,7 +33,9 @@ use crate::base::io::IoError;
 use crate::disk::image::{self, ForeignFormat, ImageKind};
 use crate::disk::packed::{ImageUnpackError, ImageUnpacker};
 
-pub use command::{Accel, Backing, Console, DirectKernel, Firmware, MachineDisk, Network, Spec};
+pub use command::{
+    Accel, Backing, Console, DirectKernel, Firmware, MachineDisk, MachineType, Network, Spec,
+};
 pub use machine::{ConsoleMatch, Machine};
 
 /// The program that is the machine.
@@ -46,6 +48,12 @@ pub const OVMF: &str = "/usr/share/OVMF";
 const UEFI: [&str; 2] = ["OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"];
 /// The same with Secure Boot on and the usual keys enrolled.
 const SECURE: [&str; 2] = ["OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"];
+
+/// Where Debian's and Ubuntu's `qemu-efi-aarch64` keeps it for arm64, and its files: with Secure Boot only the variables
+/// are others.
+const AAVMF: &str = "/usr/share/AAVMF";
+const UEFI_ARM64: [&str; 2] = ["AAVMF_CODE.fd", "AAVMF_VARS.fd"];
+const SECURE_ARM64: [&str; 2] = ["AAVMF_CODE.ms.fd", "AAVMF_VARS.ms.fd"];
 
 /// Why a machine could not be made, or did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +73,11 @@ pub enum VmError {
     NoFirmware {
         /// The file that was looked for.
         path: PathBuf,
+        machine: MachineType,
     },
+    /// A disk that only UEFI could start.
+    #[error("a machine for arm64 has no BIOS")]
+    NoBios,
     /// A qcow2 file that no honest writer made, or that needs other files.
     #[error("`{}` is refused", path.display())]
     Gate {
@@ -243,9 +255,14 @@ pub fn overlay(work: &Path, image_size: u64, disk_size: Option<u64>) -> Result<P
 }
 
 /// Where a file of the UEFI firmware lies.
-pub fn uefi_file(secure: bool, part: FirmwarePart) -> PathBuf {
-    let [code, variables] = if secure { SECURE } else { UEFI };
-    Path::new(OVMF).join(match part {
+pub fn uefi_file(machine: MachineType, secure: bool, part: FirmwarePart) -> PathBuf {
+    let (dir, [code, variables]) = match (machine, secure) {
+        (MachineType::Q35, false) => (OVMF, UEFI),
+        (MachineType::Q35, true) => (OVMF, SECURE),
+        (MachineType::Virt, false) => (AAVMF, UEFI_ARM64),
+        (MachineType::Virt, true) => (AAVMF, SECURE_ARM64),
+    };
+    Path::new(dir).join(match part {
         FirmwarePart::Code => code,
         FirmwarePart::Variables => variables,
     })
@@ -255,12 +272,15 @@ pub fn uefi_file(secure: bool, part: FirmwarePart) -> PathBuf {
 ///
 /// # Errors
 /// It is not installed, or cannot be copied.
-pub fn uefi(work: &Path, secure: bool) -> Result<Firmware, VmError> {
+pub fn uefi(work: &Path, machine: MachineType, secure: bool) -> Result<Firmware, VmError> {
     let parts = [FirmwarePart::Code, FirmwarePart::Variables];
-    let [code, vars] = parts.map(|part| uefi_file(secure, part));
+    let [code, vars] = parts.map(|part| uefi_file(machine, secure, part));
     for path in [&code, &vars] {
         if !path.is_file() {
-            return Err(VmError::NoFirmware { path: path.clone() });
+            return Err(VmError::NoFirmware {
+                path: path.clone(),
+                machine,
+            });
         }
     }
     let copy = work.join("efivars.fd");

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use impasto_store::chain::open_file_path;
 
 use super::{
-    Accel, Backing, Console, ConsoleMatch, Firmware, Machine, MachineDisk, Network, QEMU, Spec,
-    VmError, overlay,
+    Accel, Backing, Console, ConsoleMatch, Firmware, Machine, MachineDisk, MachineType, Network,
+    QEMU, Spec, VmError, overlay,
 };
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
@@ -68,6 +68,7 @@ pub fn try_boot(
     };
     let disk = write().map_err(VmError::io("write", &path))?;
     let spec = Spec {
+        machine: MachineType::Q35,
         accel,
         firmware: Firmware::Bios,
         memory: MEMORY,

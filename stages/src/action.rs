@@ -16,6 +16,7 @@ use crate::package_set::PackageSet;
 use crate::source::SourceRequest;
 use crate::test_spec::TestSpec;
 use crate::value::Origin;
+use crate::vendor::VendorSpec;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
 /// Last for: limits, fewer capabilities and a filter of system calls, generations of inodes, times of copied files.
@@ -79,9 +80,12 @@ pub struct Hints {
     pub redirects: Option<Vec<String>>,
     /// What is fetched, where the lock is to say which bytes that are: what names them in a step is empty until then.
     pub source: Option<SourceRequest>,
-    /// Directories of the store that the steps can write to and find again, by name, at `/run/impasto/caches/NAME`. They
-    /// may be lost at any time, and what the steps make must not depend on them.
-    pub caches: Vec<String>,
+    /// Directories of the store that the steps can write to and find again: what they are called below
+    /// `/run/impasto/caches`, and their names in the store. They may be lost at any time, and what the steps make must not
+    /// depend on them.
+    pub caches: BTreeMap<String, String>,
+    /// The machine that the disk is for, where it is another one: its programs are emulated.
+    pub architecture: Option<String>,
     /// Tests that make all of this one's checks and more, the smallest first: where one of them passed, this one did.
     pub supersets: Vec<TestSpec>,
 }
@@ -248,6 +252,27 @@ pub enum Step {
         mode: u32,
         /// `user`, `user:group` or numbers; root where none is given.
         owner: Option<String>,
+    },
+    /// Lays out the Action's packages as files, with an index of them.
+    Debs,
+    /// Gets all files that a language's own lock names.
+    Vendor {
+        /// The input with the lock.
+        lock: String,
+        spec: Box<VendorSpec>,
+    },
+    /// One file that a lock names, found again whichever lock that is. Not the step of any stage.
+    Vendored {
+        /// What of the lock decides which file it is.
+        what: String,
+    },
+    /// Has the steps after it run in this directory of the guest, which is made where it is not there, and as this user.
+    WorkIn {
+        /// Absolute path in the guest.
+        dir: String,
+        /// A name of the guest's `/etc/passwd`; root where none is given. The directory becomes the user's, and so do the
+        /// Action's secrets and caches.
+        user: Option<String>,
     },
     /// Shows the root file system once more at `/run/impasto/root`, without what is mounted on it.
     ShowRoot,
@@ -614,6 +639,21 @@ impl Describe for Step {
             Step::Bootstrap { spec } => {
                 sink.put(Atom::Variant(8, "bootstrap"));
                 spec.describe(sink);
+            }
+            Step::Debs => sink.put(Atom::Variant(41, "package files")),
+            Step::Vendor { lock, spec } => {
+                sink.put(Atom::Variant(42, "vendor"));
+                field(sink, "lock", lock);
+                field(sink, "for", &**spec);
+            }
+            Step::Vendored { what } => {
+                sink.put(Atom::Variant(43, "vendored file"));
+                field(sink, "file", what);
+            }
+            Step::WorkIn { dir, user } => {
+                sink.put(Atom::Variant(40, "work in"));
+                field(sink, "directory", dir);
+                field(sink, "user", user);
             }
             Step::ShowRoot => sink.put(Atom::Variant(9, "show root")),
             Step::Resize { size, partition } => {

@@ -19,6 +19,7 @@ pub mod source;
 mod ssh_key;
 pub mod test_spec;
 mod value;
+pub mod vendor;
 pub mod volatile;
 
 pub use action::{Action, ActionTemplate, Slot};

@@ -126,6 +126,8 @@ pub struct PackageRequest {
     pub components: Vec<String>,
     /// Further machines whose packages may be put in.
     pub architectures: Vec<String>,
+    /// The keys that sign the distribution's own archives, armored; those that impasto knows where there are none.
+    pub keys: Option<String>,
     pub repositories: Vec<Repository>,
     /// Which of several versions is chosen.
     pub pins: Vec<Pin>,
@@ -197,6 +199,7 @@ impl PackageRequest {
             suite,
             components,
             architectures,
+            keys,
             repositories,
             pins,
         } = self;
@@ -231,6 +234,10 @@ impl PackageRequest {
             ("recommends", recommends),
         ] {
             lines.extend(set.then(|| word.to_owned()));
+        }
+        if let Some(keys) = keys {
+            let digest = BlobDigest::of(keys.as_bytes());
+            lines.push(format!("signed-by {}", digest.short()));
         }
         for Repository {
             name,

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, Slot};
+use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, SandboxRoot, Slot, Step};
 use crate::error::ParamError;
 use crate::kinds;
-use crate::package_set::PackageRequest;
+use crate::package_set::{ARCHITECTURE, PackageRequest};
 use crate::params::{Params, Secret};
 
 /// The type that a parameter's value must have.
@@ -142,6 +142,39 @@ impl Lowered {
             let in_sandbox = matches!(action.executor, Executor::Sandbox(_));
             if in_sandbox && matches!(action.parent, Some(Slot::Stage(_))) {
                 action.root = root.clone();
+            }
+        }
+    }
+}
+
+impl Lowered {
+    /// Tells the Actions that run programs of a disk which machine these are for: one of another machine needs the
+    /// toolbox's emulator. That, too, is known only when all stages are lowered.
+    pub fn set_architecture(&mut self, architecture: &str) {
+        if architecture == ARCHITECTURE {
+            return;
+        }
+        let is_builder = self
+            .request
+            .as_ref()
+            .is_some_and(PackageRequest::is_builder);
+        for action in &mut self.actions {
+            // Modules are compiled by programs of their own machine.
+            for step in action.steps.iter_mut().filter(|_| is_builder) {
+                if let Step::Bootstrap { spec } = step {
+                    architecture.clone_into(&mut spec.architecture);
+                }
+            }
+            let in_guest = matches!(
+                action.executor,
+                Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch)
+            );
+            let runs = |step: &Step| matches!(step, Step::Script { .. } | Step::Command { .. });
+            if in_guest && action.steps.iter().any(runs) {
+                action.toolbox = Some(Slot::Toolbox);
+            }
+            if action.toolbox.is_some() || action.executor == Executor::Machine {
+                action.hints.architecture = Some(architecture.to_owned());
             }
         }
     }

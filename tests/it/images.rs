@@ -524,6 +524,7 @@ fn what_was_examined_is_what_is_booted() {
         let work = dir.path().join(format!("work{turn}"));
         fs::create_dir(&work).unwrap();
         let spec = Spec {
+            machine: impasto::vm::MachineType::Q35,
             accel: Accel::Tcg,
             firmware: Firmware::Bios,
             memory: 64 << 20,

@@ -55,6 +55,7 @@ impl Bench {
             trees: Vec::new(),
             caches: Vec::new(),
             scripts: Vec::new(),
+            emulator: None,
             secrets: Vec::new(),
             outputs: Vec::new(),
             volatile: Vec::new(),

@@ -25,7 +25,7 @@ use crate::sandbox::sandbox;
 const EPOCH: u64 = 1_700_000_000;
 
 /// A toolbox, unpacked by the host's dpkg-deb out of packages of the host's mirror, and further packages.
-fn make_toolbox(name: &str, more: &[&str]) -> PathBuf {
+pub(crate) fn make_toolbox(name: &str, more: &[&str]) -> PathBuf {
     once(name, |dir| {
         for part in ["bin", "sbin", "lib", "lib64"] {
             fs::create_dir_all(dir.join("usr").join(part)).unwrap();
@@ -722,7 +722,7 @@ fn a_root_of_another_machine_is_made_by_an_emulator_of_the_rooms_own() {
 }
 
 /// An arm64 index of the host's mirror: files that are fetched from there, below its base.
-fn foreign_mirror() -> PathBuf {
+pub(crate) fn foreign_mirror() -> PathBuf {
     once("debian-arm64-1", |dir| {
         let index = format!("dists/{SUITE}/main/binary-arm64/Packages.xz");
         fetch(dir, &index);
@@ -740,7 +740,7 @@ fn foreign_mirror() -> PathBuf {
 }
 
 /// Fetches a file of the host's mirror into a directory of the same names, unless it is there.
-fn fetch(dir: &Path, path: &str) {
+pub(crate) fn fetch(dir: &Path, path: &str) {
     let to = dir.join(path);
     if to.exists() {
         return;

@@ -476,6 +476,7 @@ fn a_machine_is_talked_to_and_stopped() {
     let work = dir.path().join("work");
     std::fs::create_dir(&work).unwrap();
     let spec = Spec {
+        machine: impasto::vm::MachineType::Q35,
         accel: Accel::Tcg,
         firmware: MachineFirmware::Bios,
         memory: 64 << 20,

@@ -11,9 +11,10 @@ use crate::server::{Answer, CERTIFICATE, Request, Server, nobody};
 use impasto::base::cancel::CancelToken;
 use impasto::base::host::Host;
 use impasto::debian::archive::{
-    ArchiveSource, Cache, Client, DEBIAN_KEYS, DownloadRequest, DownloadSource, Keyring,
-    PackageIndex, Release, SignatureError, Trust,
+    ArchiveSource, Cache, Client, DownloadRequest, DownloadSource, Keyring, PackageIndex, Release,
+    SignatureError, Trust,
 };
+use impasto::debian::distribution::{DEBIAN_KEYS, Distribution};
 use impasto::debian::mirror::{Mirror, MirrorChoice, Mirrors};
 use impasto::net::{DownloadError, Options};
 use impasto_store::sha256::Sha256;
@@ -370,7 +371,7 @@ fn debians_own_archive_is_verified_with_the_keys_built_in() {
         suite: "bookworm".to_owned(),
         components: vec!["main".to_owned()],
         architectures: vec!["amd64".to_owned()],
-        trust: Trust::debian(),
+        trust: Distribution::Debian.trust(),
         frozen: true,
     };
     let begun = Instant::now();

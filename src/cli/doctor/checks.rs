@@ -17,7 +17,8 @@ use crate::cli::error::CliError;
 use crate::cli::hint::{OVMF_PACKAGES, QEMU_PACKAGES};
 use crate::cli::session::Session;
 use crate::deb::control::stanzas;
-use crate::debian::archive::{ArchiveSource, Client, Trust};
+use crate::debian::archive::{ArchiveSource, Client};
+use crate::debian::distribution::Distribution;
 use crate::net::Options;
 use crate::sandbox::{self, ProbePiece};
 use crate::vm::{self, Accel, VmError};
@@ -309,12 +310,12 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
         let client = Client::new(&mirrors, scratch.path(), cancel, options)
             .map_err(|e| silent(human::with_causes(&e)))?;
         let source = ArchiveSource {
-            name: "debian".to_owned(),
+            name: Distribution::Debian.id().to_owned(),
             bases: vec![base.clone()],
             suite: SUITE.to_owned(),
             components: vec!["main".to_owned()],
             architectures: vec![impasto_stages::package_set::ARCHITECTURE.to_owned()],
-            trust: Trust::debian(),
+            trust: Distribution::Debian.trust(),
             frozen: false,
         };
         let begun = Instant::now();

@@ -34,7 +34,7 @@ pub(super) fn part(name: &str) -> String {
 }
 
 /// The variables of the environment that decide something.
-const VARIABLES: [(&str, &str); 13] = [
+const VARIABLES: [(&str, &str); 15] = [
     (
         "IMPASTO_STORE",
         "The store's directory; `--store` takes precedence.",
@@ -50,6 +50,14 @@ const VARIABLES: [(&str, &str); 13] = [
     (
         "IMPASTO_SECURITY_MIRROR",
         "The same for the security archive, or `none`.",
+    ),
+    (
+        "IMPASTO_UBUNTU_MIRROR",
+        "Where Ubuntu's packages come from. Default: as the host's own apt, if the host is Ubuntu.",
+    ),
+    (
+        "IMPASTO_UBUNTU_PORTS_MIRROR",
+        "The same for architectures other than amd64 and i386.",
     ),
     (
         "IMPASTO_SNAPSHOT",

@@ -98,6 +98,7 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
             DownloadCause::TimedOut { .. } => Some("raise the stage's `timeout`".to_owned()),
             _ => super::download_help(error),
         },
+        JobError::Vendor(error) => error.help().or_else(|| super::host_help(error)),
         JobError::Package(error)
         | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
             error.help.as_ref().map(super::package_help)

@@ -18,7 +18,7 @@ use crate::recipe::{Lack, suggest};
 use crate::sandbox::SandboxError;
 use crate::source::git::GitError;
 use crate::source::{SignatureError, SourceLookupError, SumsError};
-use crate::vm::VmError;
+use crate::vm::{MachineType, VmError};
 
 /// What gives `qemu-system-x86_64` on Debian and Ubuntu.
 pub(super) const QEMU_PACKAGES: &str = "apt-get install qemu-system-x86 qemu-utils";
@@ -232,10 +232,20 @@ pub(crate) fn git_help(error: &GitError) -> Option<String> {
 pub(crate) fn vm_help(error: &VmError) -> Option<String> {
     Some(match error {
         VmError::NoQemu => format!("install it: {}", QEMU_PACKAGES),
-        VmError::NoFirmware { .. } => format!(
+        VmError::NoFirmware {
+            machine: MachineType::Q35,
+            ..
+        } => format!(
             "install it: {}; or boot with --firmware bios",
             OVMF_PACKAGES
         ),
+        VmError::NoFirmware {
+            machine: MachineType::Virt,
+            ..
+        } => "install it: apt-get install qemu-efi-aarch64".to_owned(),
+        VmError::NoBios => {
+            "boot it under UEFI: `--firmware uefi`, in a test `firmware = [\"uefi\"]`".to_owned()
+        }
         VmError::NoProgram { package, .. } => format!("install it: apt install {package}"),
         VmError::TooSmall { .. } => "make --disk-size larger, or omit it".to_owned(),
         VmError::Gate { .. } => {

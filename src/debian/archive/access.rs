@@ -6,7 +6,7 @@ use crate::net::{Login, Place};
 
 /// A file below a mirror that is no directory; none where that makes no URL.
 pub(super) fn place(mirror: &Mirror, path: &str) -> Option<Place> {
-    let login = mirror.login().map(|(user, password)| Login {
+    let login = mirror.login().map(|(user, password)| Login::Password {
         user: user.to_owned(),
         password: password.to_owned(),
     });
@@ -38,7 +38,7 @@ mod tests {
         let url = "https://mirror.example.org/debian/pool/g%2b%2b_1%252.deb";
         let expected = Place::url(url).unwrap();
         assert_eq!(expected.shown(), url);
-        let login = Login {
+        let login = Login::Password {
             user: "me".to_owned(),
             password: "s@cret".to_owned(),
         };

@@ -26,9 +26,6 @@ pub use release::{Release, ReleaseEntry, ReleaseError};
 use crate::debian::mirror::Mirror;
 pub use crate::source::{Cleartext, Keyring, SignatureError};
 
-/// Public keys of Debian's archives, so that a host needs no package with them.
-pub const DEBIAN_KEYS: &[u8] = include_bytes!("debian-archive-keyring.pgp");
-
 /// An archive, and what of it is wanted.
 #[derive(Debug, Clone)]
 pub struct ArchiveSource {
@@ -60,14 +57,4 @@ pub enum Trust {
     },
     /// Nobody: the recipe says that it trusts the archive as it is.
     Unsigned,
-}
-
-impl Trust {
-    /// The keys of Debian's own archives.
-    pub fn debian() -> Trust {
-        Trust::Keys {
-            keys: DEBIAN_KEYS.to_vec(),
-            place: "Debian's own, built into impasto".to_owned(),
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! Reads apt's own configuration of package sources, and finds Debian's archives in it.
+//! Reads apt's own configuration of package sources, and finds Debian's and Ubuntu's archives in it.
 //! Knows texts, not where they come from (sources.list(5)).
 
 /// One archive in one suite, as apt is told of it.
@@ -14,6 +14,11 @@ pub(super) struct SourceEntry {
 const CODENAMES: [&str; 12] = [
     "jessie", "stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid",
     "stable", "testing", "unstable",
+];
+
+/// Ubuntu's releases by name.
+const UBUNTU_CODENAMES: [&str; 9] = [
+    "xenial", "bionic", "focal", "jammy", "noble", "oracular", "plucky", "questing", "resolute",
 ];
 
 /// Names that other archives use for their suites too.
@@ -58,6 +63,18 @@ impl SourceEntry {
         (known && !self.is_of_others()).then_some(u32::from(own))
     }
 
+    /// How sure it is that this is Ubuntu's own archive, which mirrors have in this directory; none where it is not.
+    fn ubuntu_score(&self, directory: &str) -> Option<u32> {
+        let is_signed = self.signed_by.contains("ubuntu-archive-");
+        let is_release = |suite: &str| UBUNTU_CODENAMES.contains(&suite);
+        let has_main = self.components.iter().any(|component| component == "main");
+        let path = self.uri.trim_end_matches('/').split_once("://")?.1;
+        let (_, path) = path.split_once('/')?;
+        // What is further down the path belongs to others.
+        let is_own = path == directory && (is_signed || self.signed_by.is_empty());
+        (is_release(&self.suite) && has_main && is_own).then_some(u32::from(is_signed))
+    }
+
     fn is_signed_by_debian(&self) -> bool {
         self.signed_by.contains("debian-archive-")
     }
@@ -69,22 +86,34 @@ impl SourceEntry {
     }
 }
 
-/// URIs of the archive and of the security archive, where the entries name them.
-pub(super) fn choose(entries: &[SourceEntry]) -> (Option<&str>, Option<&str>) {
-    // The first of the best: apt, too, prefers what stands first.
-    let best = |score: fn(&SourceEntry) -> Option<u32>| {
-        let scored = entries
-            .iter()
-            .filter_map(|entry| Some((score(entry)?, entry)));
-        scored
-            .rev()
-            .max_by_key(|(score, _)| *score)
-            .map(|(_, entry)| entry.uri.as_str())
-    };
-    (
-        best(SourceEntry::archive_score),
-        best(SourceEntry::security_score),
-    )
+/// URIs of distributions' own archives, where the host's entries name them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct HostArchives<'a> {
+    pub(super) debian: Option<&'a str>,
+    pub(super) security: Option<&'a str>,
+    pub(super) ubuntu: Option<&'a str>,
+    pub(super) ubuntu_ports: Option<&'a str>,
+}
+
+impl<'a> HostArchives<'a> {
+    pub(super) fn choose(entries: &'a [SourceEntry]) -> HostArchives<'a> {
+        // The first of the best: apt, too, prefers what stands first.
+        let best = |score: &dyn Fn(&SourceEntry) -> Option<u32>| {
+            let scored = entries
+                .iter()
+                .filter_map(|entry| Some((score(entry)?, entry)));
+            scored
+                .rev()
+                .max_by_key(|(score, _)| *score)
+                .map(|(_, entry)| entry.uri.as_str())
+        };
+        HostArchives {
+            debian: best(&SourceEntry::archive_score),
+            security: best(&SourceEntry::security_score),
+            ubuntu: best(&|entry| entry.ubuntu_score("ubuntu")),
+            ubuntu_ports: best(&|entry| entry.ubuntu_score("ubuntu-ports")),
+        }
+    }
 }
 
 /// Entries of a file in the one-line form.
@@ -173,8 +202,8 @@ mod tests {
     use super::*;
 
     fn chosen(entries: &[SourceEntry]) -> (&str, &str) {
-        let (archive, security) = choose(entries);
-        (archive.unwrap_or("-"), security.unwrap_or("-"))
+        let chosen = HostArchives::choose(entries);
+        (chosen.debian.unwrap_or("-"), chosen.security.unwrap_or("-"))
     }
 
     #[test]
@@ -215,6 +244,28 @@ mod tests {
                 "https://security.example.org/"
             )
         );
+    }
+
+    #[test]
+    fn ubuntus_archives_are_found() {
+        let of = |text: &str| {
+            let entries = parse_list(text);
+            let chosen = HostArchives::choose(&entries);
+            let owned = |uri: Option<&str>| uri.unwrap_or("-").to_owned();
+            (owned(chosen.ubuntu), owned(chosen.ubuntu_ports))
+        };
+        let host = "deb http://ppa.example.org/somebody/tools/ubuntu noble main\n\
+             deb [signed-by=/k/vendor.gpg] http://vendor.example.org/ubuntu noble main\n\
+             deb http://first.example.org/ubuntu/ noble main restricted\n\
+             deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] http://near.example.org/ubuntu noble main\n\
+             deb http://ports.example.org/ubuntu-ports noble main universe\n";
+        let expected = (
+            "http://near.example.org/ubuntu".to_owned(),
+            "http://ports.example.org/ubuntu-ports".to_owned(),
+        );
+        assert_eq!(of(host), expected);
+        let debian = "deb http://mirror.example.org/debian bookworm main\n";
+        assert_eq!(of(debian), ("-".to_owned(), "-".to_owned()));
     }
 
     #[test]

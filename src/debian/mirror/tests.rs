@@ -16,9 +16,9 @@ fn choice(flag: Option<&str>, variables: &[(&str, &str)]) -> MirrorChoice {
     MirrorChoice::read(flag, variable).unwrap()
 }
 
-fn shown(mirrors: (Option<Mirror>, Option<Mirror>)) -> (String, String) {
+fn shown(mirrors: Mirrors) -> (String, String) {
     let show = |mirror: Option<Mirror>| mirror.map_or("-".to_owned(), |mirror| mirror.to_string());
-    (show(mirrors.0), show(mirrors.1))
+    (show(mirrors.archive), show(mirrors.security))
 }
 
 #[test]

@@ -8,22 +8,12 @@ use impasto_stages::package_set::Repository;
 use impasto_store::sha256::Sha256;
 
 use super::fetch::{DownloadSource, PackageDownload};
+use crate::debian::distribution::OwnArchive;
 use crate::debian::mirror::{Mirror, MirrorError, Mirrors};
 use crate::lock::LockEntry;
 
 /// The variable that names a snapshot of archives: an address in which `{archive}` and `{timestamp}` are replaced.
 pub const SNAPSHOT_VARIABLE: &str = "IMPASTO_SNAPSHOT";
-
-/// What archives of Debian's own mirror are called in a lock, before a `/` and the suite.
-pub const ARCHIVE: &str = "debian";
-
-/// The same for security updates.
-pub const SECURITY: &str = "debian-security";
-
-/// Whether a lock's archive is one of the distribution's own, which no recipe has to name.
-pub fn is_own(archive: &str) -> bool {
-    matches!(archive.split_once('/'), Some((ARCHIVE | SECURITY, _)))
-}
 
 /// The addresses of this host and of a recipe.
 pub struct PackageSources<'a> {
@@ -34,14 +24,14 @@ pub struct PackageSources<'a> {
 }
 
 impl PackageSources<'_> {
-    /// The package files of one entry, by SHA-256, which come from Debian's archives alone.
+    /// The package files of one entry, by SHA-256, which come from a distribution's archives alone.
     pub fn of_entry(&self, entry: &LockEntry) -> HashMap<Sha256, PackageDownload> {
         let mut wanted = HashMap::new();
         self.add(&mut wanted, entry, &|_| None);
         wanted
     }
 
-    /// Adds the package files of one entry, by SHA-256. `named` finds archives beside Debian's.
+    /// Adds the package files of one entry, by SHA-256. `named` finds a recipe's archives.
     pub fn add(
         &self,
         wanted: &mut HashMap<Sha256, PackageDownload>,
@@ -83,10 +73,9 @@ impl PackageSources<'_> {
 
     /// The address of an archive that a lock calls so.
     pub fn base(&self, archive: &str, named: &dyn Fn(&str) -> Option<Mirror>) -> Option<Mirror> {
-        match archive.split_once('/') {
-            Some((ARCHIVE, _)) => self.mirrors.archive.clone(),
-            Some((SECURITY, _)) => self.mirrors.security.clone(),
-            _ => named(archive),
+        match OwnArchive::of_lock(archive) {
+            Some((own, _)) => self.mirrors.of(own).cloned(),
+            None => named(archive),
         }
     }
 

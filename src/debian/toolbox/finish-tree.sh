@@ -22,6 +22,9 @@ elif [ -e "$examples/sources.list" ]; then
 elif [ -e "$examples/debian.sources" ]; then
     rm -f "$root/etc/apt/sources.list"
     sed "/^#/d; s/^Components: .*/Components: $components/" "$examples/debian.sources" > "$root/etc/apt/sources.list.d/debian.sources"
+elif [ -e "$examples/ubuntu.sources" ]; then
+    rm -f "$root/etc/apt/sources.list"
+    sed "/^#/d; s/^Components: .*/Components: $components/" "$examples/ubuntu.sources" > "$root/etc/apt/sources.list.d/ubuntu.sources"
 else
     echo "E: this release's apt gives no example of its sources: say them in \`sources\`" >&2
     exit 1

@@ -17,6 +17,7 @@ use crate::engine::job::{JobError, host_failure};
 use crate::engine::plan::PlanError;
 use crate::net::DownloadCause;
 use crate::sandbox::SandboxError;
+use crate::source::vendor::VendorError;
 
 /// How much is written to learn what a disk says to it, in bytes: more than what may wait in memory for its place.
 const PROBE: usize = 1 << 20;
@@ -113,7 +114,9 @@ pub fn of_error(error: &(dyn Error + 'static)) -> Option<Cause> {
         Some(JobError::Sandbox(inner)) => return of_error(inner),
         Some(JobError::Store(inner)) => return of_error(inner),
         Some(JobError::Plan(inner)) => return of_error(&**inner),
-        Some(JobError::Fetch(inner)) => return of_error(&inner.cause),
+        Some(JobError::Fetch(inner) | JobError::Vendor(VendorError::Download(inner))) => {
+            return of_error(&inner.cause);
+        }
         _ => {}
     }
     if let Some(PlanError::Store(inner)) = error.downcast_ref() {

@@ -22,6 +22,7 @@ use crate::net::{DownloadError, DownloaderError};
 use crate::sandbox::SandboxError;
 use crate::source::archive::ArchiveTreeError;
 use crate::source::git::GitError;
+use crate::source::vendor::VendorError;
 use crate::vm::VmError;
 
 /// A job without a result.
@@ -67,6 +68,9 @@ pub enum JobError {
     NoUrl { url: String },
     #[error(transparent)]
     Downloader(#[from] DownloaderError),
+    /// What a language's lock names cannot be had.
+    #[error(transparent)]
+    Vendor(VendorError),
     /// A package file cannot be had.
     #[error(transparent)]
     Package(PackageFetchError),

@@ -101,8 +101,12 @@ impl Job {
                 self.fetch_git(action, commit, &part)
             }
             Step::Convert { .. } => self.convert(action),
+            Step::Debs => self.debs(action),
+            Step::Vendor { lock, spec } => self.vendored(action, lock, spec),
             Step::Script { .. }
             | Step::ShowRoot
+            | Step::WorkIn { .. }
+            | Step::Vendored { .. }
             | Step::Command { .. }
             | Step::CopyIn { .. }
             | Step::WriteFile { .. }

@@ -17,6 +17,7 @@ use crate::debian::packages::fetch::{DemandError, title};
 use crate::debian::packages::files;
 use crate::debian::packages::tools::{ToolsError, tools};
 use crate::engine::inputs::{Input, copy_file};
+use crate::sandbox::{Emulator, Problem, SandboxError, emulator_of, protocol::ProblemKind};
 
 /// How inputs are called that are package files of the user's.
 pub(super) const LOCAL: &str = "package-";
@@ -26,6 +27,9 @@ pub(crate) const WAITING: &str = "waiting for packages";
 
 /// The directory with them, among the trees of a sandbox.
 pub(super) const TREE: &str = "packages";
+
+/// Longest program of an emulator, in bytes.
+const MAX_EMULATOR: u64 = 64 << 20;
 
 impl Job {
     /// Lays out a set's files in a new directory: packages under [`files::file_name`], an index of them, `Packages`, and
@@ -106,6 +110,25 @@ impl Job {
         tools(&self.store, set, &fetcher, &self.context.cancel).map_err(|error| match error {
             ToolsError::Fetch(DemandError::Cancelled) => JobError::Cancelled,
             other => JobError::Tools(other),
+        })
+    }
+
+    /// The toolbox's program that runs those of an architecture.
+    pub(super) fn emulator(&self, architecture: &str) -> Result<Emulator, JobError> {
+        let missing = |what: String| {
+            let problem = Problem::new(ProblemKind::HostLacks, what);
+            JobError::Sandbox(SandboxError::HostLacks(problem))
+        };
+        let name = emulator_of(architecture)
+            .ok_or_else(|| missing(format!("no emulator is known for {architecture} programs")))?;
+        let path = self
+            .phase("get the tools", || self.tools())?
+            .join("usr/bin")
+            .join(name);
+        let program = bounded::read(&path, MAX_EMULATOR).map_err(JobError::io("read", &path))?;
+        Ok(Emulator {
+            architecture: architecture.to_owned(),
+            program,
         })
     }
 

@@ -13,6 +13,7 @@ mod shell;
 mod tested;
 mod tools;
 mod trees;
+mod vendored;
 
 pub(in crate::engine) use trees::git_place;
 

@@ -106,7 +106,7 @@ impl Job {
             },
             sandbox: facts.name.to_owned(),
             isolation: facts.isolation,
-            facts: record(&facts, policy),
+            facts: record(&facts, policy, action.hints.architecture.as_ref()),
             stored_bytes: bytes + kept.as_ref().map_or(0, |kept| kept.stored_bytes),
             written: Vec::new(),
             same_as: kept.and_then(|kept| kept.same_as),
@@ -271,7 +271,7 @@ impl Job {
             .hints
             .caches
             .iter()
-            .map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
+            .map(|(place, name)| Ok((place.clone(), self.store.cache_dir(name)?)));
         let inputs = staged
             .inputs
             .iter()
@@ -295,6 +295,12 @@ impl Job {
             trees,
             caches: caches.collect::<Result<_, StoreError>>()?,
             scripts: staged.scripts.clone(),
+            emulator: action
+                .hints
+                .architecture
+                .as_deref()
+                .map(|architecture| self.emulator(architecture))
+                .transpose()?,
             secrets: secrets
                 .map(|(name, secret)| (name.clone(), secret.expose().as_bytes().to_vec()))
                 .collect(),
@@ -419,10 +425,11 @@ pub(super) struct Staged {
 }
 
 /// A sandbox's facts in the form in which claims record them.
-/// `network` is the policy by which steps had the network.
+/// `network` is the policy by which steps had the network, `emulated` the machine that their programs are for.
 pub(super) fn record(
     facts: &sandbox::SandboxFacts,
     network: Option<&NetworkPolicy>,
+    emulated: Option<&String>,
 ) -> BTreeMap<String, String> {
     let agent: String = facts
         .agent
@@ -439,6 +446,7 @@ pub(super) fn record(
             .iter()
             .map(|version| ("qemu-storage-daemon".to_owned(), version.clone())),
     );
+    record.extend(emulated.map(|machine| ("emulated".to_owned(), machine.clone())));
     if let Some(policy) = network {
         record.extend(policy.facts.clone());
     }

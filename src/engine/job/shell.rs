@@ -83,7 +83,7 @@ fn prepare(
 ) -> Vec<AgentStep> {
     let (unpack, steps) = staged.steps.split_at(staged.unpacked);
     let needed = |step: &&AgentStep| match step {
-        AgentStep::ShowRoot => true,
+        AgentStep::ShowRoot | AgentStep::WorkIn { .. } => true,
         AgentStep::Script { .. } | AgentStep::Command { .. } => false,
         _ => failed.is_none(),
     };
@@ -107,6 +107,19 @@ fn again(steps: &[Step], failed: Option<usize>) -> String {
         "#!/bin/sh\n# Runs the step of this stage again, as a build does. -x shows each line.\n\
                     cd /\ncase \"$1\" in -x) x=x ;; *) x= ;; esac\n"
             .to_owned();
+    for step in steps {
+        if let Step::WorkIn { dir, user } = step {
+            text += &format!("cd {dir}\n");
+            if let Some(user) = user {
+                // Its home is what $HOME names in a build.
+                text += &format!(
+                    "as() {{ setpriv --reuid={user} --regid=\"$(id -g {user})\" --clear-groups \
+                     env HOME=\"$(getent passwd {user} | cut -d: -f6)\" USER={user} LOGNAME={user} \"$@\"; }}\n"
+                );
+            }
+        }
+    }
+    let run = if text.contains("\nas() ") { "as " } else { "" };
     for (index, step) in steps
         .iter()
         .enumerate()
@@ -114,13 +127,13 @@ fn again(steps: &[Step], failed: Option<usize>) -> String {
     {
         text += &match step {
             Step::Script { text } if text.starts_with("#!") => {
-                format!("/run/impasto/scripts/script-{index} || exit\n")
+                format!("{run}/run/impasto/scripts/script-{index} || exit\n")
             }
             Step::Script { .. } => {
-                format!("/bin/sh -e$x /run/impasto/scripts/script-{index} || exit\n")
+                format!("{run}/bin/sh -e$x /run/impasto/scripts/script-{index} || exit\n")
             }
             Step::Command { line } => format!(
-                "/bin/sh -e${{x}}c '{}' || exit\n",
+                "{run}/bin/sh -e${{x}}c '{}' || exit\n",
                 line.replace('\'', r"'\''")
             ),
             _ if failed.is_some() => {

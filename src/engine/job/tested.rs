@@ -18,6 +18,7 @@ use crate::base::bounded;
 use crate::checks::image::ExaminedDisk;
 use crate::checks::machine::{MachineTest, TestedMachine};
 use crate::checks::report::TestReport;
+use crate::checks::secrets::SearchedFiles;
 use crate::checks::{CheckStatus, SuiteReport, image, machine};
 use crate::disk::contents::OnDisk;
 use crate::disk::tree::{EntryKind, Tree};
@@ -28,14 +29,16 @@ use crate::vm::seed::{self, SeedFile};
 use crate::vm::server::Server;
 use crate::vm::ssh::{self, SshAccess};
 use crate::vm::{
-    self, Accel, Backing, Console, DirectKernel, Firmware, Machine, MachineDisk, Network, Spec,
-    VmError,
+    self, Accel, Backing, Console, DirectKernel, Firmware, Machine, MachineDisk, MachineType,
+    Network, Spec, VmError,
 };
 
 /// The files of a result.
 const REPORT: &str = "report.json";
 const JUNIT: &str = "report.xml";
 const CONSOLE: &str = "console.log";
+/// Where the store remembers files without secrets.
+const SEARCHED: [&str; 1] = ["searched-files"];
 /// What a machine does is the same under both; KVM is not everywhere.
 const ACCEL: Accel = Accel::Tcg;
 /// The most lines of a console that are shown where a check fails.
@@ -119,16 +122,26 @@ impl Job {
             open: &open,
             tree: &tree,
         };
+        let searches = checks
+            .iter()
+            .any(|check| matches!(check.question, Question::NoSecrets { .. }));
+        // A memory: what cannot be read or written is searched again.
+        let known = searches.then(|| self.store.state_read(&SEARCHED).ok().flatten());
+        let searched = SearchedFiles::from_bytes(&known.flatten().unwrap_or_default());
         let examined = ExaminedDisk {
             tree: &tree,
             contents: &contents,
             baselines: &baselines,
+            searched: &searched,
         };
         let suite = self.phase("examine the disk", || image::examine(&examined, checks));
         let suite = suite.map_err(|error| JobError::NoDisk {
             what: format!("what {} tests", self.label),
             reason: error.to_string(),
         })?;
+        if let Some(bytes) = searched.into_bytes() {
+            let _ = self.store.state_write(&SEARCHED, &bytes);
+        }
         let mut log = LogFile::create(self, &[]);
         for check in &suite.checks {
             let word = match check.status {
@@ -396,10 +409,12 @@ impl Job {
             chain = Some(layers);
             tree = Some(self.tested_tree()?);
         }
+        let architecture = action.hints.architecture.as_deref();
+        let machine = architecture.and_then(MachineType::of).unwrap_or_default();
         let firmware = match wanted.firmware {
             TestFirmware::Bios | TestFirmware::Kernel => Firmware::Bios,
-            TestFirmware::Uefi => vm::uefi(work, false)?,
-            TestFirmware::SecureBoot => vm::uefi(work, true)?,
+            TestFirmware::Uefi => vm::uefi(work, machine, false)?,
+            TestFirmware::SecureBoot => vm::uefi(work, machine, true)?,
         };
         if let Firmware::Uefi { code, vars, .. } = &firmware {
             check_firmware(action, "code", code)?;
@@ -435,6 +450,7 @@ impl Job {
         };
         let servers = self.servers(work)?;
         let spec = Spec {
+            machine,
             accel: ACCEL,
             firmware,
             memory: wanted.memory,

@@ -127,7 +127,7 @@ impl Job {
             result,
             sandbox: facts.name.to_owned(),
             isolation: facts.isolation,
-            facts: record(&facts, None),
+            facts: record(&facts, None, action.hints.architecture.as_ref()),
             stored_bytes,
             written: Vec::new(),
             same_as,

@@ -1,6 +1,7 @@
 //! Whether a lock is right for a recipe's graph, and what its entries give to the graph's Actions.
 //! Knows requests and entries; asks nobody.
 
+use impasto_stages::Lowered;
 use impasto_stages::action::{Slot, Step};
 use impasto_stages::package_set::{
     ARCHITECTURE, LockedPackage, PackageRequest, PackageSet, RequestRoot,
@@ -9,7 +10,7 @@ use impasto_stages::source::SourceRequest;
 use impasto_store::digest::BlobDigest;
 use impasto_store::sha256::Sha256;
 
-use crate::debian::packages::places::is_own;
+use crate::debian::distribution::OwnArchive;
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
 use crate::lock::{LockEntry, LockFile, LockPackage, LockSource, LockTable, TOOLBOX};
 
@@ -55,14 +56,19 @@ impl LockState {
 
 /// The node whose packages a node's disk or tree begins with, or which its own root is for.
 pub fn below(node: &Node) -> Option<NodeId> {
+    below_stage(&node.lowered).map(|stage| node.parent(stage))
+}
+
+/// The same, by the name of its stage.
+pub(in crate::engine) fn below_stage(lowered: &Lowered) -> Option<&str> {
     if let Some(PackageRequest {
         root: RequestRoot::Builder { image },
         ..
-    }) = &node.lowered.request
+    }) = &lowered.request
     {
-        return Some(node.parent(image));
+        return Some(image);
     }
-    let action = node.lowered.actions.first()?;
+    let action = lowered.actions.first()?;
     let slot = action.parent.as_ref().or_else(|| {
         action.steps.iter().find_map(|step| match step {
             Step::AssembleDisk { input, .. } => action.inputs.get(input),
@@ -70,7 +76,7 @@ pub fn below(node: &Node) -> Option<NodeId> {
         })
     })?;
     match slot {
-        Slot::Stage(stage) | Slot::StageFile { stage, .. } => Some(node.parent(stage)),
+        Slot::Stage(stage) | Slot::StageFile { stage, .. } => Some(stage),
         _ => None,
     }
 }
@@ -173,7 +179,7 @@ impl Graph {
 /// Whether a node needs tools that the lock's entry for them does not have.
 fn lacks_tools(node: &Node, toolbox: Option<&LockEntry>) -> bool {
     let actions = &node.lowered.actions;
-    let emulator = node.lowered.request.as_ref().and_then(emulator);
+    let emulator = emulator(node);
     let lacks = |entry: &LockEntry| {
         emulator
             .as_ref()
@@ -195,13 +201,8 @@ fn refused(lock: &LockFile, table: LockTable, name: &str) -> Option<LockState> {
 }
 
 /// What the tools must be able to run beside the programs of this machine, as their entry's request has it.
-pub(super) fn emulator(request: &PackageRequest) -> Option<String> {
-    match &request.root {
-        RequestRoot::Own { architecture, .. } if architecture != ARCHITECTURE => {
-            Some(format!("emulator {architecture}"))
-        }
-        _ => None,
-    }
+pub(super) fn emulator(node: &Node) -> Option<String> {
+    (node.architecture != ARCHITECTURE).then(|| format!("emulator {}", node.architecture))
 }
 
 /// A walk over the nodes in their order: knows what every node's disk has in packages, as one digest.
@@ -397,7 +398,7 @@ fn misfit(graph: &Graph, id: NodeId, entry: &LockEntry) -> Option<String> {
     };
     let requests = || chain().filter_map(|lowered| lowered.request.as_ref());
     let named = |archive: &str| {
-        is_own(archive)
+        OwnArchive::of_lock(archive).is_some()
             || requests().any(|request| {
                 request
                     .repositories

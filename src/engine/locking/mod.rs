@@ -14,6 +14,7 @@ mod run;
 mod sources;
 mod wanted;
 
+pub(in crate::engine) use apply::below_stage;
 pub use apply::{AppliedLock, LockState, below, source_request};
 pub use check::LockGap;
 pub use disk_size::{TooSmall, too_small};

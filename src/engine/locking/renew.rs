@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use impasto_stages::ActionTemplate;
 use impasto_stages::package_set::{ARCHITECTURE, PackageRequest, RequestRoot};
-use impasto_stages::{ActionTemplate, Lowered};
 use impasto_store::Error as StoreError;
 
 use super::apply::{LockState, LockWalk, below, emulator, source_request};
@@ -343,24 +343,31 @@ impl Renewer<'_, '_> {
     }
 
     /// The nodes that are asked for.
-    fn asked(&self) -> impl Iterator<Item = &Lowered> {
+    fn asked(&self) -> impl Iterator<Item = &Node> {
         let asked = self
             .graph
             .ids()
             .filter(|id| self.renewal.choices[*id].is_some());
-        asked.map(|id| &self.graph.node(id).lowered)
+        asked.map(|id| self.graph.node(id))
     }
 
     fn needs_tools(&self) -> bool {
         let tools = |action: &ActionTemplate| action.toolbox.is_some();
         self.asked()
+            .map(|node| &node.lowered)
             .any(|lowered| lowered.request.is_some() || lowered.actions.iter().any(tools))
     }
 
     /// Lines of the tools' request: whose programs must be emulated.
     fn emulators(&self) -> Vec<String> {
         self.asked()
-            .filter_map(|lowered| emulator(lowered.request.as_ref()?))
+            .filter(|node| {
+                node.lowered
+                    .actions
+                    .iter()
+                    .any(|action| action.toolbox.is_some())
+            })
+            .filter_map(emulator)
             .collect()
     }
 }

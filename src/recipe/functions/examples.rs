@@ -1,6 +1,13 @@
 //! An example of every function: a call and what it gives. Help shows them, and a test evaluates them.
 //! Knows texts; evaluates nothing.
 
+/// This machine's, as an expression.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
+    r#""aarch64""#
+} else {
+    r#""x86_64""#
+};
+
 pub(super) const EXAMPLES: &[(&str, &str, &str)] = &[
     ("abs", "abs(-3.5)", "3.5"),
     ("alltrue", "alltrue([true, 1 < 2])", "true"),
@@ -50,6 +57,7 @@ pub(super) const EXAMPLES: &[(&str, &str, &str)] = &[
         r#"formatlist("%s.service", ["ssh", "cron"])"#,
         r#"["ssh.service", "cron.service"]"#,
     ),
+    ("host_architecture", "host_architecture()", ARCHITECTURE),
     ("indent", r#"indent(2, "a:\nb: 1")"#, r#""a:\n  b: 1""#),
     ("index", r#"index(["a", "b"], "b")"#, "1"),
     ("join", r#"join(", ", ["vim", "htop"])"#, r#""vim, htop""#),

@@ -74,6 +74,13 @@ pub(super) static FUNCTIONS: &[Function] = &[
         },
     ),
     function(
+        "host_architecture",
+        "host_architecture()",
+        exactly(0),
+        "The architecture of this machine, as `uname -m` prints it: \"x86_64\" or \"aarch64\".",
+        |_| Ok(Value::string(std::env::consts::ARCH)),
+    ),
+    function(
         "dirname",
         "dirname(path)",
         exactly(1),

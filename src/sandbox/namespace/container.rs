@@ -20,10 +20,10 @@ use rustix::process::{chdir, pivot_root};
 use rustix::thread::UnshareFlags;
 use serde_bytes::ByteBuf;
 
-use super::emulate::{self, Mapper};
 use super::export::Export;
 use super::request::ToolPlan;
-use super::supervisor::{isolate, open_groups};
+use super::supervisor::{SUPERVISOR_ARGUMENT, isolate, open_groups};
+use crate::sandbox::emulate::{self, EmulateError, Mapper};
 use crate::sandbox::memory::{self, TmpfsDir};
 use crate::sandbox::protocol::{self, Ceiling, Limit, MAX_LOG, Problem, ProblemKind};
 use crate::sandbox::sys;
@@ -145,7 +145,8 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     let work = &plan.work;
     rustix::system::sethostname(b"impasto").map_err(failed("set", Path::new("the host name")))?;
     let foreign = plan.task.foreign.as_deref();
-    let mapper = foreign.map(|_| Mapper::start()).transpose()?;
+    let mapper = foreign.map(|_| Mapper::start(&[SUPERVISOR_ARGUMENT]));
+    let mapper = mapper.transpose().map_err(not_emulated)?;
     let room = work.with_extension("room");
     make_dir(&room)?;
     let inside = |path: &str| room.join(path.trim_start_matches('/'));
@@ -188,9 +189,18 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     sys::ignore_syncs()
         .map_err(|error| Problem::io("install", "a filter of system calls", &error))?;
     if let (Some(architecture), Some(mapper)) = (foreign, mapper) {
-        emulate::enter(architecture, mapper)?;
+        let emulator = emulate::emulator_of(architecture).map_err(not_emulated)?;
+        let emulator = Path::new("/usr/bin").join(emulator);
+        emulate::enter(architecture, &emulator, mapper, sys::unshare).map_err(not_emulated)?;
     }
     Ok(())
+}
+
+fn not_emulated(error: EmulateError) -> Problem {
+    match error {
+        EmulateError::Lacks(what) => Problem::new(ProblemKind::HostLacks, what),
+        EmulateError::Io(verb, what, source) => Problem::io(verb, what, &source),
+    }
 }
 
 /// Makes the container's root of a toolbox.

@@ -3,7 +3,6 @@
 //! Knows how a supervisor gives the agent a disk, not what is said to the agent. For recipes and images that are trusted.
 
 mod container;
-mod emulate;
 mod export;
 mod loopdev;
 mod probe;

@@ -28,12 +28,12 @@ use rustix::process::{
 };
 use rustix::thread::UnshareFlags;
 
-use super::emulate::MAP_IDS;
 use super::export::{DAEMON, Export};
 use super::loopdev::LoopDevice;
 use super::request::{GuestSpec, MAX_RANGES, SupervisorEvent, SupervisorRequest};
-use super::{container, emulate, probe, server};
+use super::{container, probe, server};
 use crate::disk::guest::{self, DiskFile, DiskLayout, FileSystem};
+use crate::sandbox::emulate::{self, MAP_IDS};
 use crate::sandbox::protocol::{self, Problem, ProblemKind};
 use crate::sandbox::terminal::{self, ShellTerminal};
 use crate::sandbox::{AGENT, Perform, sys};

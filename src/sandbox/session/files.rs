@@ -11,7 +11,7 @@ use serde_bytes::ByteBuf;
 use super::{GuestSession, SessionError, unexpected};
 use crate::base::bounded;
 use crate::sandbox::limits::Culprit;
-use crate::sandbox::protocol::{Answer, Limit, MAX_DATA, Problem, Request, RunSubdir};
+use crate::sandbox::protocol::{Answer, EMULATOR, Limit, MAX_DATA, Problem, Request, RunSubdir};
 use crate::sandbox::{Outcome, Output, SandboxError, SandboxInput};
 
 impl GuestSession<'_> {
@@ -35,6 +35,10 @@ impl GuestSession<'_> {
             self.put(RunSubdir::Inputs, &name, mode, &mut file)?;
         }
         Ok(())
+    }
+
+    pub(super) fn put_emulator(&mut self, program: &[u8]) -> Result<(), SessionError> {
+        self.put(RunSubdir::Scripts, EMULATOR, 0o755, &mut &*program)
     }
 
     fn reached_by(&self, limit: Limit, name: &str) -> SessionError {

@@ -33,8 +33,15 @@ const PARAMS: &[ParamSpec] = &[
     ),
     ParamSpec::optional(
         "distribution",
-        Type::OneOf(&["debian"]),
-        "The distribution. Default: debian.",
+        Type::OneOf(&["debian", "ubuntu"]),
+        "The distribution. Default: debian. Ubuntu's packages come from the mirror IMPASTO_UBUNTU_MIRROR (for \
+         architectures other than amd64, IMPASTO_UBUNTU_PORTS_MIRROR), or as on a host that is Ubuntu itself.",
+    ),
+    ParamSpec::optional(
+        "signed_by",
+        Type::Text,
+        "The armored keys that sign the distribution's archives, such as file(\"keys/mirror.asc\"), where a mirror of \
+         your own signs them anew. Default: the distribution's own keys, which impasto knows.",
     ),
     ParamSpec::optional(
         "packages",
@@ -49,7 +56,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "components",
         Type::List(&Type::Text),
-        "Components of the archive to install from, and of the image's own sources. Default: [\"main\"].",
+        "Components of the archive to install from, and of the image's own sources. Default: [\"main\"]; for Ubuntu \
+         [\"main\", \"universe\"].",
     ),
     ParamSpec::optional(
         "recommends",
@@ -91,27 +99,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     // In which order they are named changes nothing.
     packages.sort_unstable();
     packages.dedup();
-    let suite = params.text("suite").unwrap_or_default().to_owned();
-    let word = |text: &str| {
-        !text.is_empty()
-            && text
-                .bytes()
-                .all(|c| c.is_ascii_alphanumeric() || b"-./+_".contains(&c))
-    };
-    if !word(&suite) || suite.starts_with('-') {
-        let error = ParamError::new("suite", format!("{suite:?} is not a valid release name"));
-        errors.push(error.help("write the release's code name, such as \"bookworm\""));
-    }
-    let mut components = params.texts("components");
-    if let Some(wrong) = components.iter().find(|component| !word(component)) {
-        errors.push(ParamError::new(
-            "components",
-            format!("{wrong:?} is not a valid component of an archive"),
-        ));
-    }
-    if components.is_empty() {
-        components.push("main".to_owned());
-    }
+    let distribution = params.text("distribution").unwrap_or("debian").to_owned();
+    let (suite, components) = suite_and_components(params, &mut errors);
     let architecture = params
         .text("architecture")
         .unwrap_or(ARCHITECTURE)
@@ -127,7 +116,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     let secrets = common::secrets(params, &mut errors);
     let request = PackageRequest {
         root: RequestRoot::Own {
-            distribution: params.text("distribution").unwrap_or("debian").to_owned(),
+            distribution: distribution.clone(),
             architecture: architecture.clone(),
             variant: params.text("variant").unwrap_or("essential").to_owned(),
         },
@@ -135,12 +124,13 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         recommends: params.flag("recommends"),
         suite: Some(suite.clone()),
         components: components.clone(),
+        keys: params.text("signed_by").map(str::to_owned),
         repositories: archives::repositories(params, &secrets.values, &mut errors),
         pins: archives::pins(params, &mut errors),
         ..PackageRequest::default()
     };
     let spec = BootstrapSpec {
-        distribution: params.text("distribution").unwrap_or("debian").to_owned(),
+        distribution,
         suite,
         components,
         architecture,
@@ -173,6 +163,37 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     } else {
         Err(errors)
     }
+}
+
+/// The parameters `suite`, empty where there is none, and `components`.
+pub(crate) fn suite_and_components(
+    params: &Params,
+    errors: &mut Vec<ParamError>,
+) -> (String, Vec<String>) {
+    let suite = params.text("suite").unwrap_or_default().to_owned();
+    let word = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || b"-./+_".contains(&c))
+    };
+    if params.get("suite").is_some() && !word(&suite) || suite.starts_with('-') {
+        let error = ParamError::new("suite", format!("{suite:?} is not a valid release name"));
+        errors.push(error.help("write the release's code name, such as \"bookworm\""));
+    }
+    let mut components = params.texts("components");
+    if let Some(wrong) = components.iter().find(|component| !word(component)) {
+        errors.push(ParamError::new(
+            "components",
+            format!("{wrong:?} is not a valid component of an archive"),
+        ));
+    }
+    if components.is_empty() {
+        components.push("main".to_owned());
+        let is_ubuntu = params.text("distribution") == Some("ubuntu");
+        components.extend(is_ubuntu.then(|| "universe".to_owned()));
+    }
+    (suite, components)
 }
 
 /// Checks a package as apt-get takes it: name, perhaps with `:ARCH`, `=VERSION` or `/SUITE`

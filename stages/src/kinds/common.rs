@@ -101,6 +101,10 @@ pub(crate) const SANDBOXED: &[ParamSpec] = &[
     ENV, SECRETS, SANDBOX, NETWORK, PRIVILEGED, TIMEOUT, LIMITS, VOLATILE,
 ];
 
+/// The same where no disk is made.
+pub(crate) const SANDBOXED_FILES: &[ParamSpec] =
+    &[ENV, SECRETS, SANDBOX, NETWORK, PRIVILEGED, TIMEOUT, LIMITS];
+
 /// What every stage in a sandbox takes whose kind decides about the network.
 pub(crate) const SANDBOXED_BY_KIND: &[ParamSpec] =
     &[ENV, SECRETS, SANDBOX, TIMEOUT, LIMITS, VOLATILE];

@@ -8,12 +8,10 @@ mod script;
 
 use std::collections::BTreeMap;
 
-use crate::action::{ActionTemplate, Executor, SandboxRoot, Slot, Step};
-use crate::bootstrap::BootstrapSpec;
-use crate::disk::{DiskSpec, MIB, Networking, RootFileSystem};
+use crate::action::{ActionTemplate, Slot, Step};
 use crate::error::ParamError;
-use crate::kinds::{bootstrap, common};
-use crate::package_set::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
+use crate::kinds::{bootstrap, builder, common};
+use crate::package_set::{PackageRequest, RequestRoot};
 use crate::params::{Params, Secret};
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 use crate::value::{Data, Value};
@@ -49,16 +47,12 @@ const REPORT: &str = "report.txt";
 /// Inputs' names in the Actions.
 const SOURCE: &str = "source";
 const CERTIFICATE: &str = "certificate";
-const TREE: &str = "tree";
 
 /// What compiles, unpacks, compresses and looks at modules, beside what the headers' packages need. The compiler's cache is
 /// always among them: whether it is used is in no key.
 const BUILDER: [&str; 7] = [
     "bzip2", "ccache", "kmod", "make", "patch", "xz-utils", "zstd",
 ];
-
-/// Size of the builder's disk in bytes, of which only what is used takes space.
-const BUILDER_SIZE: u64 = 16 << 30;
 
 const PARAMS: &[ParamSpec] = &[
     ParamSpec::required(
@@ -146,16 +140,13 @@ const SIGN: &[ParamSpec] = &[
     ),
 ];
 
-/// The units' places.
-const ROOT_UNIT: usize = 0;
-const DISK_UNIT: usize = 1;
+/// The unit that compiles, after those of the builder.
 const COMPILE_UNIT: usize = 2;
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
     let (common, secrets) =
         common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
-    let epoch = common.source_date_epoch;
     let own = params.texts("packages");
     errors.extend(
         own.iter()
@@ -173,33 +164,12 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         install: packages.clone(),
         ..PackageRequest::default()
     };
-    let (timeout, limits) = (common.hints.timeout, common.hints.limits);
-    let with_tools = |step| {
-        let executor = Executor::Sandbox(SandboxRoot::Toolbox);
-        let mut action = ActionTemplate::new(KIND.name, KIND.version, executor);
-        action.source_date_epoch = epoch;
-        action.toolbox = Some(Slot::Toolbox);
-        action.sandbox = common.sandbox;
-        action.hints.timeout = timeout;
-        action.hints.limits = limits;
-        action.steps.push(step);
-        action
+    let names = builder::Names {
+        root: (KIND.name, KIND.version),
+        disk: (KIND.name, KIND.version),
     };
-    let mut root = with_tools(Step::Bootstrap {
-        spec: Box::new(builder(packages)),
-    });
-    root.packages = Some(PackageSet::default());
-    let mut disk = with_tools(Step::AssembleDisk {
-        input: TREE.to_owned(),
-        spec: Box::new(builder_disk()),
-    });
-    disk.inputs.insert(
-        TREE.to_owned(),
-        Slot::Unit {
-            unit: ROOT_UNIT,
-            file: None,
-        },
-    );
+    let disk = builder::disk("impasto builder of kernel modules");
+    let [root, disk] = builder::units(names, &common, builder::root(packages), disk);
     let compile = compile(&common, params, &secrets, &mut errors);
     let mut actions = vec![root, disk, compile];
     if params.get("install").is_none() || params.flag("install") {
@@ -224,41 +194,6 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     }
 }
 
-/// The builder's root. The lock adds what each kernel needs.
-fn builder(packages: Vec<String>) -> BootstrapSpec {
-    BootstrapSpec {
-        distribution: "debian".to_owned(),
-        // Exact files are installed, so it names nothing.
-        suite: String::new(),
-        components: vec!["main".to_owned()],
-        architecture: ARCHITECTURE.to_owned(),
-        variant: "essential".to_owned(),
-        packages,
-        recommends: false,
-        // Nothing is installed into it later.
-        sources: Some(Vec::new()),
-    }
-}
-
-fn builder_disk() -> DiskSpec {
-    DiskSpec {
-        size: BUILDER_SIZE,
-        bios: false,
-        efi: false,
-        seed: "impasto builder of kernel modules".to_owned(),
-        file_system: RootFileSystem::Ext4,
-        label: "builder".to_owned(),
-        efi_size: 64 * MIB,
-        partitions: Vec::new(),
-        host_name: "builder".to_owned(),
-        users: BTreeMap::new(),
-        networking: Networking::None,
-        console: false,
-        kernel_arguments: Vec::new(),
-        growpart: false,
-    }
-}
-
 /// The unit that compiles, on the builder's disk.
 fn compile(
     common: &ActionTemplate,
@@ -267,12 +202,7 @@ fn compile(
     errors: &mut Vec<ParamError>,
 ) -> ActionTemplate {
     let mut action = common.clone();
-    action.executor = Executor::Sandbox(SandboxRoot::Scratch);
-    action.parent = Some(Slot::Unit {
-        unit: DISK_UNIT,
-        file: None,
-    });
-    action.volatile = Vec::new();
+    builder::keep_files_only(&mut action, Some(builder::disk_slot()));
     action.inputs.extend(
         params
             .get(SOURCE)
@@ -281,14 +211,9 @@ fn compile(
             .map(|slot| (SOURCE.to_owned(), slot)),
     );
     if let Some(name) = params.text("ccache").filter(|name| !name.is_empty()) {
-        if !script::is_word(name) || name.starts_with('.') || name.contains('/') {
-            let error = ParamError::new(
-                "ccache",
-                format!("{name:?} is not a valid name for a cache"),
-            );
-            errors.push(error.help("use letters, digits, `-`, `_` and `.`"));
-        }
-        action.hints.caches.push(name.to_owned());
+        errors.extend(builder::check_cache("ccache", name).err());
+        let name = name.to_owned();
+        action.hints.caches.insert(name.clone(), name);
     }
     let field = |name: &str| match params.get("sign").map(|value| &value.data) {
         Some(Data::Object(fields)) => fields.get(name),
@@ -431,10 +356,13 @@ mod tests {
         );
         assert_eq!(
             (&root.packages, &root.toolbox),
-            (&Some(PackageSet::default()), &Some(Slot::Toolbox))
+            (
+                &Some(crate::package_set::PackageSet::default()),
+                &Some(Slot::Toolbox)
+            )
         );
         assert_eq!(
-            disk.inputs[TREE],
+            disk.inputs["tree"],
             Slot::Unit {
                 unit: 0,
                 file: None
@@ -460,7 +388,7 @@ mod tests {
                 .any(|slot| *slot == Slot::Local("fs".to_owned()))
         };
         assert_eq!(lowered.actions.iter().filter(know).count(), 1);
-        assert_eq!(compile.hints.caches, ["modules"]);
+        assert_eq!(compile.hints.caches["modules"], "modules");
         let without = with(&[("packages", list(&["libelf-dev"]))]).unwrap();
         assert_eq!(without.actions[COMPILE_UNIT].steps, compile.steps);
     }

@@ -3,10 +3,13 @@
 
 mod archives;
 mod bootstrap;
+mod build;
+mod builder;
 mod cleanup;
 mod common;
 mod convert;
 mod copy;
+mod debs;
 mod disk;
 mod fetch;
 mod kernel_module;
@@ -14,8 +17,10 @@ mod machine;
 mod packages;
 mod resize;
 mod run;
+mod steps;
 mod system;
 mod test;
+mod vendor;
 
 #[cfg(test)]
 pub(crate) use common::check_volatile;
@@ -27,6 +32,8 @@ use crate::registry::Kind;
 /// Every kind that impasto ships, in the order of the reference.
 pub(crate) const ALL: &[&Kind] = &[
     &fetch::KIND,
+    &vendor::KIND,
+    &debs::KIND,
     &bootstrap::KIND,
     &disk::KIND,
     &resize::KIND,
@@ -34,6 +41,7 @@ pub(crate) const ALL: &[&Kind] = &[
     &run::KIND,
     &copy::KIND,
     &system::KIND,
+    &build::KIND,
     &kernel_module::KIND,
     &cleanup::KIND,
     &convert::KIND,

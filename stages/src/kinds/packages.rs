@@ -111,6 +111,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         suite: params.text("suite").map(str::to_owned),
         components: params.texts("components"),
         architectures: params.texts("architectures"),
+        keys: None,
         repositories: archives::repositories(params, &secrets, &mut errors),
         pins: archives::pins(params, &mut errors),
     };

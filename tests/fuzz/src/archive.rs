@@ -1,6 +1,7 @@
 //! Bytes as a signed Release, as its signatures, and as the keys that should have made them.
 
-use impasto::debian::archive::{Cleartext, DEBIAN_KEYS, Keyring, Release};
+use impasto::debian::archive::{Cleartext, Keyring, Release};
+use impasto::debian::distribution::DEBIAN_KEYS;
 
 /// Seconds since 1970, in 2027: the seeds are not of the future.
 const NOW: u64 = 1_800_000_000;

@@ -1,5 +1,5 @@
 //! What a question is about: the release, the machines, the archives that are to be asked.
-//! Knows Debian's suites and the names of archives; asks none of them.
+//! Knows names of archives; asks none of them.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,10 @@ use impasto_stages::package_set::{ARCHITECTURE, Repository, RequestRoot};
 
 use crate::deb::status;
 use crate::debian::archive::{ArchiveSource, Trust};
-use crate::debian::mirror::{Mirror, Mirrors};
-use crate::debian::packages::places::{self, ARCHIVE, SECURITY};
+use crate::debian::distribution::{Distribution, OwnArchive};
+use crate::debian::mirror::{Mirror, Mirrors, UBUNTU_PORTS_VARIABLE, UBUNTU_VARIABLE};
+use crate::debian::packages::places;
 use crate::lock::{LockEntry, ManagerError, PackageHint, ResolveQuery};
-
-/// Releases that get no updates of their own, and no security archive.
-const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];
-
-/// What os-release(5) calls Debian.
-const DEBIAN: &str = "debian";
 
 /// The package that tells the machine of an installation.
 const OWN: &[u8] = b"dpkg";
@@ -41,21 +36,26 @@ pub(super) struct Facts<'a> {
     pub(super) components: Vec<String>,
     pub(super) architecture: String,
     pub(super) foreign: Vec<String>,
+    /// The keys that sign the distribution's own archives; those that impasto knows where none are given.
+    keys: Option<&'a str>,
     pub(super) repositories: BTreeMap<&'a str, (&'a Repository, &'a BTreeMap<String, Secret>)>,
 }
 
 impl<'a> Facts<'a> {
     pub(super) fn of(query: &ResolveQuery<'a>) -> Result<Facts<'a>, ManagerError> {
         let facts = Facts::gather(query);
-        if facts.suite.is_empty() && facts.distribution == DEBIAN {
-            return Err(ManagerError {
-                message: "the image's /etc/os-release does not name its Debian release".to_owned(),
-                help: Some("set it: `suite = \"bookworm\"`".into()),
+        match facts.known() {
+            Some(distribution) if facts.suite.is_empty() => Err(ManagerError {
+                message: format!(
+                    "the image's /etc/os-release does not name its {} release",
+                    distribution.name()
+                ),
+                help: Some(format!("set it: `suite = {:?}`", distribution.example()).into()),
                 said: Vec::new(),
                 about: Vec::new(),
-            });
+            }),
+            _ => Ok(facts),
         }
-        Ok(facts)
     }
 
     /// The same where the answer is known, which tells what the disk's image would: nobody has to look at it.
@@ -65,10 +65,10 @@ impl<'a> Facts<'a> {
         facts
             .foreign
             .retain(|machine| *machine != entry.architecture);
-        let suites = entry
-            .archives
-            .iter()
-            .filter_map(|archive| archive.name.strip_prefix(ARCHIVE)?.strip_prefix('/'));
+        let suites = entry.archives.iter().filter_map(|archive| {
+            let (own, suite) = OwnArchive::of_lock(&archive.name)?;
+            (own != OwnArchive::DebianSecurity).then_some((own.distribution(), suite))
+        });
         let added = |suite: &str| {
             facts
                 .repositories
@@ -76,9 +76,13 @@ impl<'a> Facts<'a> {
                 .any(|(known, _)| known.uri.is_none() && known.suite == suite)
         };
         // Of a release and its updates the release has the shorter name.
-        match suites.min_by_key(|suite| (added(suite), suite.len())) {
-            Some(suite) if facts.suite.is_empty() => facts.suite = suite.to_owned(),
-            Some(_) => {}
+        match suites.min_by_key(|(_, suite)| (added(suite), suite.len())) {
+            Some((distribution, suite)) => {
+                distribution.id().clone_into(&mut facts.distribution);
+                if facts.suite.is_empty() {
+                    suite.clone_into(&mut facts.suite);
+                }
+            }
             None => facts.distribution.clear(),
         }
         facts
@@ -86,11 +90,12 @@ impl<'a> Facts<'a> {
 
     fn gather(query: &ResolveQuery<'a>) -> Facts<'a> {
         let mut facts = Facts {
-            distribution: DEBIAN.to_owned(),
+            distribution: Distribution::Debian.id().to_owned(),
             suite: String::new(),
             components: Vec::new(),
             architecture: ARCHITECTURE.to_owned(),
             foreign: Vec::new(),
+            keys: None,
             repositories: BTreeMap::new(),
         };
         if let Some(image) = query.below.image {
@@ -110,6 +115,9 @@ impl<'a> Facts<'a> {
             {
                 facts.distribution.clone_from(distribution);
                 facts.architecture.clone_from(architecture);
+            }
+            if let Some(keys) = &request.keys {
+                facts.keys = Some(keys);
             }
             if let Some(suite) = &request.suite {
                 facts.suite.clone_from(suite);
@@ -138,11 +146,12 @@ impl<'a> Facts<'a> {
     /// A release of Debian on the machine that impasto runs on.
     pub(super) fn plain(suite: &str) -> Facts<'static> {
         Facts {
-            distribution: DEBIAN.to_owned(),
+            distribution: Distribution::Debian.id().to_owned(),
             suite: suite.to_owned(),
             components: vec!["main".to_owned()],
             architecture: ARCHITECTURE.to_owned(),
             foreign: Vec::new(),
+            keys: None,
             repositories: BTreeMap::new(),
         }
     }
@@ -174,12 +183,12 @@ impl<'a> Facts<'a> {
         mirrors: &Mirrors,
     ) -> Result<Vec<(ArchiveSource, bool)>, ManagerError> {
         let mut sources = Vec::new();
-        if self.distribution == DEBIAN {
-            sources = self.debian(mirrors)?;
+        if let Some(distribution) = self.known() {
+            sources = self.own(distribution, mirrors)?;
         } else if self.repositories.is_empty() {
             return Err(ManagerError {
                 message: format!(
-                    "the image is {}, not Debian, and the recipe has no repository for it",
+                    "the image is {}, neither Debian nor Ubuntu, and the recipe has no repository for it",
                     self.distribution
                 ),
                 help: Some("add one in `repositories`".into()),
@@ -194,9 +203,11 @@ impl<'a> Facts<'a> {
                 said: Vec::new(),
                 about: Vec::new(),
             })?;
+            let distribution = self.known().unwrap_or(Distribution::Debian);
+            let own = distribution.archive(&self.architecture);
             let base = match address {
                 Some(base) => base,
-                None => archive(mirrors)?,
+                None => base(mirrors, own)?,
             };
             let trust = match (&repository.signed_by, repository.trusted) {
                 (_, true) => Trust::Unsigned,
@@ -204,12 +215,12 @@ impl<'a> Facts<'a> {
                     keys: keys.clone().into_bytes(),
                     place: format!("`signed_by` of the repository {name}"),
                 },
-                (None, false) => Trust::debian(),
+                (None, false) => self.trust(distribution),
             };
             // Suites of the host's mirror are had from there again.
             let lock_name = match &repository.uri {
                 Some(_) => (*name).to_owned(),
-                None => format!("{ARCHIVE}/{}", repository.suite),
+                None => format!("{}/{}", own.name(), repository.suite),
             };
             sources.push((
                 self.source(
@@ -225,26 +236,42 @@ impl<'a> Facts<'a> {
         Ok(sources)
     }
 
-    fn debian(&self, mirrors: &Mirrors) -> Result<Vec<(ArchiveSource, bool)>, ManagerError> {
-        let (base, suite) = (archive(mirrors)?, &self.suite);
-        let debian = |place: &str, base: &Mirror, suite: &str| {
-            self.source(
-                format!("{place}/{suite}"),
-                base.clone(),
-                suite,
-                &self.components,
-                Trust::debian(),
-            )
-        };
-        let mut sources = vec![(debian(ARCHIVE, &base, suite), false)];
-        if !ROLLING.contains(&suite.as_str()) {
-            sources.push((debian(ARCHIVE, &base, &format!("{suite}-updates")), true));
-            if let Some(security) = &mirrors.security {
-                sources.push((
-                    debian(SECURITY, security, &format!("{suite}-security")),
-                    true,
-                ));
+    /// The distribution, where impasto knows its archives.
+    fn known(&self) -> Option<Distribution> {
+        Distribution::named(&self.distribution)
+    }
+
+    /// Who must have signed the distribution's own archives.
+    fn trust(&self, distribution: Distribution) -> Trust {
+        match self.keys {
+            Some(keys) => Trust::Keys {
+                keys: keys.as_bytes().to_vec(),
+                place: "`signed_by` of the stage that makes the root".to_owned(),
+            },
+            None => distribution.trust(),
+        }
+    }
+
+    /// The distribution's own archives: each with whether it may be missing.
+    fn own(
+        &self,
+        distribution: Distribution,
+        mirrors: &Mirrors,
+    ) -> Result<Vec<(ArchiveSource, bool)>, ManagerError> {
+        let mut sources = Vec::new();
+        for own in distribution.suites(&self.suite, &self.architecture) {
+            // A host without an archive for security has none for this.
+            if own.archive == OwnArchive::DebianSecurity && mirrors.of(own.archive).is_none() {
+                continue;
             }
+            let source = self.source(
+                format!("{}/{}", own.archive.name(), own.suite),
+                base(mirrors, own.archive)?,
+                &own.suite,
+                &self.components,
+                self.trust(distribution),
+            );
+            sources.push((source, own.may_be_missing));
         }
         Ok(sources)
     }
@@ -273,10 +300,24 @@ impl<'a> Facts<'a> {
     }
 }
 
-fn archive(mirrors: &Mirrors) -> Result<Mirror, ManagerError> {
-    mirrors.archive.clone().ok_or_else(|| ManagerError {
-        message: "no Debian mirror is known: this host's apt has none configured".to_owned(),
-        help: Some(PackageHint::Mirror("set one".to_owned())),
+/// The host's mirror of an archive.
+fn base(mirrors: &Mirrors, archive: OwnArchive) -> Result<Mirror, ManagerError> {
+    let help = match archive {
+        OwnArchive::Debian | OwnArchive::DebianSecurity => {
+            PackageHint::Mirror("set one".to_owned())
+        }
+        OwnArchive::Ubuntu => format!("set one: {UBUNTU_VARIABLE}=URL").into(),
+        OwnArchive::UbuntuPorts => {
+            format!("set one, with the packages of this architecture: {UBUNTU_PORTS_VARIABLE}=URL")
+                .into()
+        }
+    };
+    mirrors.of(archive).cloned().ok_or_else(|| ManagerError {
+        message: format!(
+            "no {} mirror is known: this host's apt has none configured",
+            archive.distribution().name()
+        ),
+        help: Some(help),
         said: Vec::new(),
         about: Vec::new(),
     })

@@ -15,13 +15,13 @@ use impasto_store::Store;
 use known::{ArchivePackage, Archives, VerifiedArchive};
 
 use super::fetch::{DemandError, Fetcher};
-use super::places::SECURITY;
 use super::tools::{ToolsError, tools};
 use crate::base::cancel::CancelToken;
 use crate::base::human::with_causes;
 use crate::deb::closure::closure;
 use crate::deb::package::Package as Deb;
 use crate::deb::version;
+use crate::debian::distribution::is_security;
 use crate::debian::mirror::Mirrors;
 use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
 use crate::lock::{
@@ -223,7 +223,7 @@ impl PackageManager for Apt<'_> {
                     locked: have.to_owned(),
                     newest: version.to_owned(),
                     archive: archive.source.name.clone(),
-                    security: archive.source.name.starts_with(SECURITY)
+                    security: is_security(&archive.source.name)
                         || archive.release.label.contains("Security"),
                 })
             });

@@ -162,6 +162,10 @@ impl Job {
                     .push((name.clone(), text.clone().into_bytes()));
                 AgentStep::Script { name }
             }
+            Step::WorkIn { dir, user } => AgentStep::WorkIn {
+                dir: dir.clone(),
+                user: user.clone(),
+            },
             Step::ShowRoot => AgentStep::ShowRoot,
             Step::Command { line } => AgentStep::Command { line: line.clone() },
             Step::CopyIn {
@@ -212,6 +216,9 @@ impl Job {
             | Step::Fetch { .. }
             | Step::Convert { .. }
             | Step::Bootstrap { .. }
+            | Step::Debs
+            | Step::Vendor { .. }
+            | Step::Vendored { .. }
             | Step::Test { .. }
             | Step::TestReport { .. }
             | Step::FetchGit { .. }

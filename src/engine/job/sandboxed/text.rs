@@ -25,6 +25,7 @@ pub(super) fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String
     {
         None => "copying the inputs".to_owned(),
         Some(Step::Script { .. }) => "the script".to_owned(),
+        Some(Step::WorkIn { dir, .. }) => format!("making {dir}"),
         Some(Step::ShowRoot) => "showing the root".to_owned(),
         Some(Step::Command { .. }) => format!("command {}", index - unpacked + 1),
         Some(Step::CopyIn { dest, .. } | Step::WriteFile { dest, .. }) => {
