@@ -2,7 +2,8 @@
 //!
 //! * [`bounded`] alone opens files to read them.
 //! * [`cancel`] tells work to stop.
-//! * [`escape`] makes texts from outside safe to show; [`human`] says numbers and errors; [`table`] lines texts up.
+//! * [`escape`] makes texts from outside safe to show; [`human`] says numbers and errors; [`table`] lines texts up; [`time`] reads and
+//!   shows dates.
 //! * [`host`] alone reads the environment, the clock and the current directory.
 //! * [`io`] is the error of a file that cannot be read or written.
 //! * [`interrupt`] is what SIGINT, SIGTERM and SIGHUP do.
@@ -15,3 +16,4 @@ pub mod human;
 pub mod interrupt;
 pub mod io;
 pub mod table;
+pub mod time;

@@ -123,6 +123,7 @@ impl Audit {
             run,
             rebuild: Vec::new(),
             locked: false,
+            offline: false,
             // What is compared are bytes; whether they are good, and cheap enough, the user's own build says.
             skip_tests: true,
             no_budget: true,

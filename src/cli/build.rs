@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
@@ -26,6 +27,7 @@ use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, HeldImage, RunConfig, Summary};
 use crate::image::{Gate, layout};
+use crate::net::Proxies;
 use crate::sandbox::SandboxSetup;
 use crate::ui::Records;
 
@@ -41,6 +43,9 @@ pub(crate) struct Build {
     /// Fails if the lock would have to change
     #[arg(long)]
     pub(super) locked: bool,
+    /// Asks no server: what is not in the store is an error, and so is a stage that must run and has `network = true`
+    #[arg(long)]
+    pub(super) offline: bool,
     /// Writes images without what they require; their manifests say so
     #[arg(long)]
     pub(super) skip_tests: bool,
@@ -74,10 +79,11 @@ impl Build {
         loaded.sandbox = session.sandbox_kind(self.run.sandbox);
         records.lap("read the recipe", session.start.elapsed());
         let selection = self.selection(&loaded)?;
-        let mirrors = session.mirrors(self.run.mirror.as_deref())?;
+        let mut mirrors = session.mirrors(self.run.mirror.as_deref())?;
+        mirrors.proxies.offline = self.offline;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let packages = session.package_host(mirrors);
-        let config = engine_config(
+        let mut config = engine_config(
             session,
             &self.recipe,
             &self.run,
@@ -85,10 +91,14 @@ impl Build {
             sandbox,
             &packages,
         )?;
+        if self.offline {
+            config.proxies = Arc::new(|| Proxies::default().offline());
+        }
         let need = LockNeed {
             recipe: &self.recipe,
             selection: &selection,
             locked: self.locked,
+            offline: self.offline,
             rebuild: Some(&self.rebuild),
         };
         let mut reporter = view(session, &self.record, &loaded);

@@ -118,6 +118,7 @@ impl CliError {
             CliError::Vm(crate::vm::VmError::TooSmall { .. }) => exit::USAGE,
             CliError::Lock(LockError::Syntax { .. }) => exit::RECIPE,
             CliError::Renew(RenewError::Interrupted) => exit::INTERRUPTED,
+            CliError::Renew(RenewError::Store(error)) => store_code(error),
             CliError::Renew(_) => exit::STAGE,
             CliError::Lock(_)
             | CliError::Sandbox(_)
@@ -148,6 +149,8 @@ impl CliError {
                 Some(format!("the lock must be a regular file beside its recipe: rm {}; impasto update", path.display()))
             }
             CliError::Renew(RenewError::Manager { source, .. }) => source.help.as_ref().map(hint::package_help),
+            CliError::Renew(RenewError::Source { source, .. }) => hint::source_help(source),
+            CliError::Renew(RenewError::Store(error)) => hint::store_help(error),
             CliError::Renew(RenewError::Unusable { .. }) => Some(
                 "this comes from the archive: choose another version or another archive, or report it to its maintainer"
                     .to_owned(),

@@ -49,6 +49,7 @@ impl Fetch {
             recipe: &self.recipe,
             selection: &selection,
             locked: self.locked,
+            offline: false,
             rebuild: None,
         };
         let mut reporter = view(session, &RecordArgs::default(), &loaded);

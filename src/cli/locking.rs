@@ -10,8 +10,8 @@ use crate::debian::mirror::MirrorChoice;
 use crate::debian::packages::host::PackageHost;
 use crate::debian::packages::places::SNAPSHOT_VARIABLE;
 use crate::engine::event::Event;
-use crate::engine::graph::Selection;
-use crate::engine::locking::{LockGap, LockRun};
+use crate::engine::graph::{NodeId, Selection};
+use crate::engine::locking::{LockGap, LockRun, source_request};
 use crate::engine::run::RunConfig;
 use crate::lock;
 
@@ -21,6 +21,8 @@ pub(super) struct LockNeed<'a> {
     pub(super) selection: &'a Selection,
     /// Whether the lock may not change.
     pub(super) locked: bool,
+    /// Whether nobody may be asked.
+    pub(super) offline: bool,
     /// Selectors of what runs in any case, where the command is a build.
     pub(super) rebuild: Option<&'a [String]>,
 }
@@ -50,6 +52,7 @@ impl Session {
             recipe,
             selection,
             locked,
+            offline,
             rebuild,
         } = *need;
         let foreign = locked.then(|| loaded.graph.foreign_entry(&loaded.recipe));
@@ -60,10 +63,13 @@ impl Session {
         let open = loaded.graph.unlocked(&needed);
         if let Some(gap) = loaded.graph.lock_gap(&open) {
             // What is wrong with the lock is said by whoever runs it.
-            if locked || gap.is_stale {
+            if locked || offline || gap.is_stale {
                 return Err(self.not_locked(loaded, need, gap));
             }
-            self.demand_root_to_lock(loaded, store, selection, &open, rebuild)?;
+            // What is no package is found out by our own code.
+            let packages = |id: &NodeId| source_request(loaded.graph.node(*id)).is_none();
+            let packages: Vec<_> = open.iter().copied().filter(packages).collect();
+            self.demand_root_to_lock(loaded, store, selection, &packages, rebuild)?;
             LockRun::new(&loaded.recipe, store, config, self.start, events)
                 .lock_missing(&mut loaded.graph, &needed)?;
             if let Some(gap) = loaded.graph.lock_gap(&loaded.graph.unlocked(&needed)) {
@@ -78,7 +84,9 @@ impl Session {
 
     fn not_locked(&self, loaded: &Loaded, need: &LockNeed<'_>, gap: LockGap) -> CliError {
         let path = lock::path_of(&loaded.recipe);
-        let help = if need.locked && !gap.is_stale {
+        let help = if need.offline && !gap.is_stale {
+            "build once without --offline, which writes it".to_owned()
+        } else if need.locked && !gap.is_stale {
             "build once without --locked, which writes it, and keep the file with the recipe"
                 .to_owned()
         } else {

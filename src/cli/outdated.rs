@@ -1,4 +1,4 @@
-//! `impasto outdated`: which locked packages have newer versions, and what taking them would cost.
+//! `impasto outdated`: which locked packages have newer versions, what else is served now, and what taking it would cost.
 //! Knows how that is shown, and the history of the last run; the engine asks.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ use crate::base::table;
 use crate::engine::chain::chain_step_name;
 use crate::engine::event::Event;
 use crate::engine::graph::{ImageNode, NodeId};
-use crate::engine::locking::LockRun;
+use crate::engine::locking::{LockRun, source_request};
 use crate::lock::NewerVersion;
 use crate::ui;
 
@@ -42,6 +42,7 @@ pub(crate) struct Outdated {
 struct OutdatedDocument {
     v: u32,
     packages: Vec<OutdatedRow>,
+    sources: Vec<OutdatedSource>,
     rebuild: Vec<Rebuild>,
 }
 
@@ -56,6 +57,24 @@ struct OutdatedRow {
     newest: String,
     archive: String,
     security: bool,
+}
+
+/// What a stage gets from elsewhere and is another one now.
+#[derive(Serialize)]
+struct OutdatedSource {
+    stage: String,
+    images: Vec<String>,
+    url: String,
+    /// `image`, `file` or `commit`.
+    what: &'static str,
+    /// The beginning of the digest in the lock.
+    locked: String,
+    locked_date: String,
+    /// When what is served now last changed, where the server says so.
+    date: Option<String>,
+    /// The beginning of its name, where that is known without getting it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    newest: Option<String>,
 }
 
 /// A stage that an update would run again.
@@ -90,15 +109,38 @@ impl Outdated {
                     .map(|newer| row(&stage, &images, newer)),
             );
         }
+        let sources: Vec<_> = newer
+            .sources
+            .into_iter()
+            .map(|(id, source)| OutdatedSource {
+                stage: label(&id),
+                images: images(&loaded, id),
+                url: source.url,
+                what: source.what,
+                locked: source.locked,
+                locked_date: source.locked_date,
+                date: source.date,
+                newest: source.newest,
+            })
+            .collect();
         let unlocked: Vec<_> = newer.unlocked.iter().map(label).collect();
         let rebuild = rebuild(&loaded, &store, &newer.rebuild);
-        let code = if rows.is_empty() {
+        let code = if rows.is_empty() && sources.is_empty() {
             exit::OK
         } else {
             exit::DIFFERENT
         };
         if !unlocked.is_empty() {
-            let message = format!("the packages of {} are not locked", unlocked.join(", "));
+            let what = match newer.unlocked.iter().all(|id| is_source(&loaded, *id)) {
+                true => "what is fetched by",
+                false => "the packages of",
+            };
+            let are = if what.starts_with("what") {
+                "is"
+            } else {
+                "are"
+            };
+            let message = format!("{what} {} {are} not locked", unlocked.join(", "));
             let help = Some("lock them: impasto update".to_owned());
             return Err(CliError::Other {
                 message,
@@ -109,6 +151,7 @@ impl Outdated {
         let document = OutdatedDocument {
             v: 1,
             packages: rows,
+            sources,
             rebuild,
         };
         ui::output(&if self.json || session.global.progress.is_json() {
@@ -142,6 +185,10 @@ fn row(stage: &str, images: &[String], newer: NewerVersion) -> OutdatedRow {
     }
 }
 
+fn is_source(loaded: &Loaded, id: NodeId) -> bool {
+    source_request(loaded.graph.node(id)).is_some()
+}
+
 /// The images that a node is part of.
 fn images(loaded: &Loaded, id: NodeId) -> Vec<String> {
     let graph = &loaded.graph;
@@ -173,7 +220,8 @@ fn rebuild(loaded: &Loaded, store: &Store, nodes: &[NodeId]) -> Vec<Rebuild> {
 }
 
 fn text(document: &OutdatedDocument, security: bool) -> String {
-    if document.packages.is_empty() {
+    let sources = &document.sources;
+    if document.packages.is_empty() && sources.is_empty() {
         return if security {
             "no security update is newer than the lock\n"
         } else {
@@ -201,6 +249,25 @@ fn text(document: &OutdatedDocument, security: bool) -> String {
         }
         text += &format!("{}\n", table::columns(&rows).trim_end());
     }
+    for source in sources {
+        let OutdatedSource {
+            stage,
+            url,
+            what,
+            locked,
+            locked_date,
+            date,
+            newest,
+            ..
+        } = source;
+        let day = |date: &str| date.get(..10).unwrap_or(date).to_owned();
+        text += &match (newest, date) {
+            (Some(newest), _) => format!("{stage}: another {what}: {locked} → {newest}"),
+            (None, Some(date)) => format!("{stage}: another {what} since {}", day(date)),
+            (None, None) => format!("{stage}: another {what} than on {}", day(locked_date)),
+        };
+        text += &format!("  ({url})\n");
+    }
     let security = document.packages.iter().filter(|row| row.security).count();
     let cost: u64 = document
         .rebuild
@@ -212,10 +279,10 @@ fn text(document: &OutdatedDocument, security: bool) -> String {
         .iter()
         .map(|stage| stage.stage.as_str())
         .collect();
-    text += &format!(
-        "{} newer, {security} of them for security\n",
-        document.packages.len()
-    );
+    if !document.packages.is_empty() {
+        let newer = document.packages.len();
+        text += &format!("{newer} newer, {security} of them for security\n");
+    }
     text += &format!("an update rebuilds {}", stages.join(", "));
     if cost > 0 {
         text += &format!(

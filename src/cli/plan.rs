@@ -48,7 +48,9 @@ struct PlanCost {
     unknown: Vec<String>,
     /// Bytes of packages that the store lacks.
     download_bytes: u64,
-    /// Files of which the recipe names no size.
+    /// Bytes of other files that the store lacks and whose size the lock knows.
+    download_file_bytes: u64,
+    /// Files whose size nobody knows.
     downloads_of_unknown_size: usize,
     /// How long each stage took.
     #[serde(skip)]
@@ -144,6 +146,14 @@ fn cost(
             Some(time) => drop(cost.stages.insert(*id, time)),
             None => cost.unknown.push(graph.node(*id).label.clone()),
         }
+        if let Some(source) = graph.lock_source(*id)
+            && let (Some(size), Some(sha256)) = (source.size, source.sha256)
+        {
+            if files::find(store, sha256)?.is_none() {
+                cost.download_file_bytes += size;
+            }
+            continue;
+        }
         let from_elsewhere = |action: &&ActionTemplate| !action.hints.urls.is_empty();
         cost.downloads_of_unknown_size += graph
             .node(*id)
@@ -196,6 +206,12 @@ impl PlanCost {
         let mut downloads = Vec::new();
         if self.download_bytes > 0 {
             downloads.push(format!("{} of packages", human::bytes(self.download_bytes)));
+        }
+        if self.download_file_bytes > 0 {
+            downloads.push(format!(
+                "{} of files",
+                human::bytes(self.download_file_bytes)
+            ));
         }
         match self.downloads_of_unknown_size {
             0 => {}

@@ -32,6 +32,9 @@ pub(crate) struct Test {
     /// Fails if the lock would have to change
     #[arg(long)]
     locked: bool,
+    /// Asks no server: what is not in the store is an error
+    #[arg(long)]
+    offline: bool,
     #[command(flatten)]
     record: RecordArgs,
 }
@@ -44,6 +47,7 @@ impl Test {
             tag,
             rebuild,
             locked,
+            offline,
             record,
         } = self;
         Build {
@@ -54,6 +58,7 @@ impl Test {
             run,
             rebuild,
             locked,
+            offline,
             skip_tests: false,
             no_budget: false,
             record,

@@ -1,4 +1,4 @@
-//! `impasto update`: resolves packages again and updates the lock.
+//! `impasto update`: resolves packages and what else comes from elsewhere again, and updates the lock.
 //! Knows names of stages and packages; the package manager decides.
 
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use crate::ui;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Names after the recipe are stages, packages, or `toolbox` for the tools that impasto itself uses.
-For a stage, all its packages are resolved again. A package gets its newest version wherever it is locked, and the
+For a stage, all its packages are resolved again, or what it fetches is looked up again. A package gets its newest version wherever it is locked, and the
 others keep theirs. The entry of a stage that is no longer in the recipe is removed.
 Without names everything is resolved again.")]
 pub(crate) struct Update {
@@ -94,7 +94,9 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
     let entries = || {
         let lock = loaded.graph.lock();
         let refused = lock.refused.iter().map(|entry| &entry.name);
-        lock.stages.iter().map(|entry| &entry.name).chain(refused)
+        let sources = lock.sources.iter().map(|source| &source.name);
+        let packages = lock.stages.iter().map(|entry| &entry.name);
+        packages.chain(sources).chain(refused)
     };
     let mut packages = BTreeSet::new();
     for name in names {

@@ -252,6 +252,8 @@ pub struct ProxyChoice {
     addresses: Vec<(&'static str, Hidden)>,
     /// Hosts and networks that are asked themselves, separated by commas.
     except: String,
+    /// Whether no server may be asked at all.
+    pub offline: bool,
 }
 
 /// A text that may hold a password, and is not shown.
@@ -333,6 +335,7 @@ impl MirrorChoice {
         Ok(Mirrors {
             proxies: self.proxies.with_apt(&apt_proxies()),
             except: self.proxies.except.clone(),
+            offline: self.proxies.offline,
             ..mirrors
         })
     }
@@ -396,11 +399,15 @@ impl ProxyChoice {
         ProxyChoice {
             addresses,
             except: except.unwrap_or_default().to_owned(),
+            offline: false,
         }
     }
 
     /// The proxies for what impasto itself gets: those of the host's apt, then those of the environment.
     pub fn resolve(&self) -> Proxies {
+        if self.offline {
+            return Proxies::default().offline();
+        }
         proxies(&self.with_apt(&apt_proxies()), &self.except)
     }
 
@@ -518,12 +525,18 @@ pub struct Mirrors {
     proxies: Vec<(String, Hidden)>,
     /// Hosts and networks that are asked without a proxy.
     except: String,
+    /// Whether impasto itself may ask nobody.
+    offline: bool,
 }
 
 impl Mirrors {
     /// The proxies that lead to them, for the downloader.
     pub fn proxies(&self) -> Proxies {
-        proxies(&self.proxies, &self.except)
+        let proxies = proxies(&self.proxies, &self.except);
+        match self.offline {
+            true => proxies.offline(),
+            false => proxies,
+        }
     }
 
     /// The mirror of a distribution's archive; none where the host does not know one.

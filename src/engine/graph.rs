@@ -13,7 +13,7 @@ use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
 
 use crate::engine::locking::{AppliedLock, below_stage};
-use crate::lock::LockFile;
+use crate::lock::{LockFile, LockSource};
 use crate::recipe::{Image, Recipe};
 
 pub use super::node::{NodeId, NodeMap};
@@ -446,6 +446,21 @@ impl Graph {
         }
     }
 
+    /// Names the bytes that a node's Actions get from elsewhere.
+    pub(super) fn fill_source(&mut self, id: NodeId, source: &LockSource) {
+        let actions = &mut self.nodes[id].lowered.actions;
+        let wanted = actions
+            .iter_mut()
+            .filter(|action| action.hints.source.is_some());
+        for step in wanted.flat_map(|action| &mut action.steps) {
+            match (step, &source.sha256, &source.commit) {
+                (Step::Fetch { sha256, .. }, Some(locked), _) => *sha256 = *locked,
+                (Step::FetchGit { commit, .. }, _, Some(locked)) => commit.clone_from(locked),
+                _ => {}
+            }
+        }
+    }
+
     /// The nodes, and all that they need.
     pub fn closure(&self, nodes: &[NodeId]) -> NodeMap<bool> {
         let mut needed = NodeMap::filled(false, self.nodes.len());
@@ -700,7 +715,9 @@ pub fn local_paths(node: &Node) -> impl Iterator<Item = &str> {
         .iter()
         .flat_map(|action| action.slots())
         .filter_map(|slot| match slot {
-            Slot::Local(path) | Slot::LocalWithTimes(path) => Some(path.as_str()),
+            Slot::Local(path) | Slot::LocalWithTimes(path) | Slot::LocalPart { path, .. } => {
+                Some(path.as_str())
+            }
             _ => None,
         })
 }

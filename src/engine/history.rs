@@ -11,6 +11,7 @@ use impasto_store::sha256::Sha256;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::forecast::Durations;
+use crate::engine::inputs::Listing;
 use crate::recipe::Recipe;
 
 /// The last run of a node.
@@ -248,6 +249,34 @@ impl<'a> RecipeState<'a> {
         self.store.state_write(&[&self.name, DURATIONS], &bytes)
     }
 
+    /// Remembers what the directories held that an Action read, by the input's name: in place of what its node read before.
+    /// It only tells users which files changed, so that it may be lost.
+    pub fn add_listings(
+        &self,
+        node: &str,
+        action: &ActionDigest,
+        listings: BTreeMap<String, Listing>,
+    ) {
+        let bytes = rmp_serde::to_vec(&(action, listings)).expect("BUG: lists cannot be encoded");
+        let written = self
+            .store
+            .state_write(&[&self.name, &listing_file(node)], &bytes);
+        if let Err(error) = written {
+            tracing::debug!(%error, "what a directory held is not remembered");
+        }
+    }
+
+    /// What a directory held when this Action read it; none where that is not known.
+    pub fn listing(&self, node: &str, action: &ActionDigest, input: &str) -> Option<Listing> {
+        let bytes = self
+            .store
+            .state_read(&[&self.name, &listing_file(node)])
+            .ok()??;
+        let read = rmp_serde::from_slice::<(ActionDigest, BTreeMap<String, Listing>)>(&bytes);
+        let (of, mut listings) = read.ok()?;
+        (of == *action).then(|| listings.remove(input)).flatten()
+    }
+
     /// The directory of its logs; made where it is missing.
     pub fn logs(&self) -> Result<PathBuf, impasto_store::Error> {
         self.store.log_dir(&[&self.name])
@@ -257,6 +286,11 @@ impl<'a> RecipeState<'a> {
     pub fn failed(&self) -> Result<PathBuf, impasto_store::Error> {
         self.store.private_dir(&[&self.name, "failed"])
     }
+}
+
+/// The state file of what the directories of a node held.
+fn listing_file(node: &str) -> String {
+    format!("inputs-{}", file_name(node))
 }
 
 /// A file name for a node: readable, and one for each stable name.

@@ -1,7 +1,7 @@
 //! The user's files and directories that stages read: found, hashed once a run, and copied for a sandbox.
 //! Knows paths and contents, not stages.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use impasto_store::inputs::{
 use impasto_store::{Error as StoreError, Store};
 use walkdir::WalkDir;
 
+use super::ignored::Ignored;
 use crate::base::bounded;
 use crate::base::io::IoError;
 use crate::recipe::scope::{Outside, Scope};
@@ -41,6 +42,13 @@ pub enum InputError {
     /// A directory with too much in it.
     #[error("`{}` contains more than {MAX_ENTRIES} files and directories", path.display())]
     TooMany { path: PathBuf },
+    /// Patterns that cannot be read.
+    #[error("{place}: {reason}")]
+    Pattern {
+        /// The file that they stand in, or `ignore`.
+        place: String,
+        reason: String,
+    },
     /// The file changed between planning and use.
     #[error("`{}` changed while it was read", path.display())]
     Changed { path: PathBuf },
@@ -109,6 +117,28 @@ impl Input {
         }
     }
 
+    /// What a directory holds; none for a file.
+    pub fn listing(&self) -> Option<Listing> {
+        let Input::Tree { entries, .. } = self else {
+            return None;
+        };
+        let digest = |entry: &TreeEntry| {
+            let node = match &entry.node {
+                TreeNode::File(file) => format!("{} {:o}", file.blob.digest, file.mode),
+                TreeNode::Dir(mode) => format!("directory {mode:o}"),
+                TreeNode::Symlink(target) => format!("link {target}"),
+            };
+            let digest = BlobDigest::of(node.as_bytes()).0;
+            u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("BUG: eight bytes"))
+        };
+        let entries = entries.iter();
+        Some(
+            entries
+                .map(|entry| (entry.path.clone(), digest(entry)))
+                .collect(),
+        )
+    }
+
     /// The times of its files, each in seconds since 1970.
     pub fn times(&self) -> Vec<u64> {
         match self {
@@ -118,12 +148,39 @@ impl Input {
     }
 }
 
+/// What a directory holds: for each path a few bytes that are others when what is there is.
+pub type Listing = BTreeMap<String, u64>;
+
+/// What changed from one listing to another, in a few words; none where nothing did.
+pub fn difference(before: &Listing, now: &Listing) -> Option<String> {
+    let shown = |path: &str| match path {
+        "" => "the directory itself".to_owned(),
+        path => path.to_owned(),
+    };
+    let mut lines = Vec::new();
+    for (path, digest) in now {
+        match before.get(path) {
+            None => lines.push(format!("{} is new", shown(path))),
+            Some(was) if was != digest => lines.push(format!("{} changed", shown(path))),
+            Some(_) => {}
+        }
+    }
+    let gone = before.keys().filter(|path| !now.contains_key(*path));
+    lines.extend(gone.map(|path| format!("{} was removed", shown(path))));
+    match lines.as_slice() {
+        [] => None,
+        [only] => Some(only.clone()),
+        [first, rest @ ..] => Some(format!("{first}, and {} more", rest.len())),
+    }
+}
+
 /// The inputs of one run, each hashed once.
 pub struct Inputs {
     store: Store,
     dir: PathBuf,
     scope: Arc<Scope>,
-    known: HashMap<String, Input>,
+    /// By path, and what is left out.
+    known: HashMap<(String, Vec<String>), Input>,
 }
 
 impl Inputs {
@@ -152,19 +209,25 @@ impl Inputs {
         self.dir.join(name)
     }
 
-    /// What an input holds; hashed now if it was not before.
-    pub fn get(&mut self, name: &str) -> Result<&Input, InputError> {
-        if !self.known.contains_key(name) {
-            let input = self.hash(name)?;
-            self.known.insert(name.to_owned(), input);
+    /// What an input holds, without what the patterns name; hashed now if it was not before.
+    pub fn get(&mut self, name: &str, ignore: &[String]) -> Result<&Input, InputError> {
+        let key = (name.to_owned(), ignore.to_vec());
+        if !self.known.contains_key(&key) {
+            let input = self.hash(name, ignore)?;
+            self.known.insert(key.clone(), input);
         }
-        Ok(&self.known[name])
+        Ok(&self.known[&key])
+    }
+
+    /// What an input holds, where it was looked at.
+    pub fn known(&self, name: &str, ignore: &[String]) -> Option<&Input> {
+        self.known.get(&(name.to_owned(), ignore.to_vec()))
     }
 
     /// Hashes many files in one go; what cannot be read is told when it is asked for.
     pub fn prefetch<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
         let mut files: Vec<&str> = names
-            .filter(|name| !self.known.contains_key(*name))
+            .filter(|name| self.known(name, &[]).is_none())
             .collect();
         files.sort_unstable();
         files.dedup();
@@ -175,7 +238,8 @@ impl Inputs {
                 .hash_inputs(&paths, &|path, access| self.open(path, access)),
         ) {
             if let Ok(file) = result {
-                self.known.insert((*name).to_owned(), Input::File(file));
+                let key = ((*name).to_owned(), Vec::new());
+                self.known.insert(key, Input::File(file));
             }
         }
     }
@@ -208,10 +272,10 @@ impl Inputs {
 
     /// Forgets what an input held, so that it is looked at again.
     pub fn forget(&mut self, name: &str) {
-        self.known.remove(name);
+        self.known.retain(|(known, _), _| known != name);
     }
 
-    fn hash(&self, name: &str) -> Result<Input, InputError> {
+    fn hash(&self, name: &str, ignore: &[String]) -> Result<Input, InputError> {
         let path = self.path(name);
         let open = |path: &Path, access| self.open(path, access);
         let stat = open(&path, Access::Examine).and_then(|file| file.metadata());
@@ -224,14 +288,26 @@ impl Inputs {
         }
         let mut entries = Vec::new();
         let mut files = Vec::new();
-        for entry in WalkDir::new(&path)
+        let mut ignored = Ignored::new(&self.scope, &self.dir, &path, ignore)?;
+        let mut walk = WalkDir::new(&path)
             .sort_by_file_name()
             .follow_root_links(true)
-        {
+            .into_iter();
+        while let Some(entry) = walk.next() {
             let entry = entry.map_err(|error| {
                 let at = error.path().unwrap_or(&path).to_owned();
                 InputError::io("read", &at, error)
             })?;
+            let is_dir = entry.file_type().is_dir() || entry.depth() == 0;
+            if entry.depth() > 0 && ignored.has(entry.path(), is_dir) {
+                if is_dir {
+                    walk.skip_current_dir();
+                }
+                continue;
+            }
+            if is_dir {
+                ignored.enter(&self.scope, entry.path())?;
+            }
             if entries.len() + files.len() >= MAX_ENTRIES {
                 return Err(InputError::TooMany { path });
             }

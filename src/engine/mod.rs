@@ -25,6 +25,7 @@ pub mod forecast;
 pub mod graph;
 pub mod hints;
 pub mod history;
+mod ignored;
 pub mod inputs;
 pub mod job;
 pub mod locking;

@@ -2,7 +2,7 @@
 //! Decides and explains; executes nothing and writes nothing but caches.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ use crate::disk::image::{self, ForeignFormat};
 use crate::engine::chain::{ActionChain, chain_step_name};
 use crate::engine::graph::{Graph, NodeId, NodeMap, local_paths};
 use crate::engine::history::{FileMemory, History, NodeHistory, RecipeState};
-use crate::engine::inputs::{Input, InputError, Inputs};
+use crate::engine::inputs::{Input, InputError, Inputs, Listing, difference};
+use crate::engine::locking::source_request;
 use crate::engine::publish::Published;
 use crate::engine::reason::{Reason, ReasonNames, changes};
 use crate::recipe::Recipe;
@@ -224,6 +225,11 @@ impl<'a> Planner<'a> {
         self.inputs.dir()
     }
 
+    /// What the recipe may read.
+    pub fn scope(&self) -> &Arc<Scope> {
+        self.inputs.scope()
+    }
+
     /// Where results are looked up.
     pub fn store(&self) -> &'a Store {
         self.store
@@ -250,9 +256,10 @@ impl<'a> Planner<'a> {
     }
 
     /// Where an input lies, what it holds, and what the recipe may read; none where it cannot be read.
-    pub fn input(&mut self, name: &str) -> Option<(PathBuf, Input, Arc<Scope>)> {
+    pub fn input(&mut self, slot: &Slot) -> Option<(PathBuf, Input, Arc<Scope>)> {
+        let (name, ignore) = local(slot)?;
         let path = self.inputs.path(name);
-        let input = self.inputs.get(name).ok()?.clone();
+        let input = self.inputs.get(name, ignore).ok()?.clone();
         Some((path, input, self.inputs.scope().clone()))
     }
 
@@ -286,6 +293,13 @@ impl<'a> Planner<'a> {
         for name in self.graph.stable_names(id) {
             self.history
                 .add_run(chain_step_name(name, unit), run.clone());
+        }
+        if let Some(template) = self.graph.node(id).lowered.actions.get(unit) {
+            let listings = self.listings(template);
+            if !listings.is_empty() {
+                let name = self.listing_name(id, unit);
+                self.state().add_listings(&name, &run.action, listings);
+            }
         }
     }
 
@@ -449,18 +463,21 @@ impl<'a> Planner<'a> {
         let template = units.next();
         let action = template.clone().bind(|slot| {
             let (hit, file, cutoff) = match &slot {
-                Slot::Local(path) | Slot::LocalWithTimes(path) => {
+                Slot::Local(path) | Slot::LocalWithTimes(path) | Slot::LocalPart { path, .. } => {
                     let bound = match slot {
-                        Slot::LocalWithTimes(_) => Input::bound_with_times,
+                        Slot::LocalWithTimes(_)
+                        | Slot::LocalPart {
+                            with_times: true, ..
+                        } => Input::bound_with_times,
                         _ => Input::bound,
                     };
-                    return inputs
-                        .get(path)
-                        .map(bound)
-                        .map_err(|source| PlanError::Input {
+                    let (_, ignore) = local(&slot).expect("BUG: not of this machine");
+                    return inputs.get(path, ignore).map(bound).map_err(|source| {
+                        PlanError::Input {
                             stage: node.label.clone(),
                             source,
-                        });
+                        }
+                    });
                 }
                 Slot::Toolbox => {
                     let tools = graph.toolbox().map(PackageSet::content);
@@ -544,7 +561,10 @@ impl<'a> Planner<'a> {
         if !self.graph.lock_state(id).is_locked() {
             return Ok(PlanState::Dirty {
                 action: digest,
-                reason: Reason::NotLocked,
+                reason: match source_request(self.graph.node(id)) {
+                    Some(_) => Reason::SourceNotLocked,
+                    None => Reason::NotLocked,
+                },
             });
         }
         if self.rebuild[id] {
@@ -570,7 +590,7 @@ impl<'a> Planner<'a> {
         }
         let reason = match refused {
             Some(rejection) => Reason::NotBelieved(rejection),
-            None => self.reason(last(), units.next(), action, digest),
+            None => self.reason((id, units.done()), last(), units.next(), action, digest),
         };
         Ok(PlanState::Dirty {
             action: digest,
@@ -603,6 +623,23 @@ impl<'a> Planner<'a> {
         Ok((claims.into_iter().next(), refused))
     }
 
+    /// What the directories hold that an Action reads, by the input's name.
+    fn listings(&self, template: &ActionTemplate) -> BTreeMap<String, Listing> {
+        let directories = template.inputs.iter().filter_map(|(name, slot)| {
+            let (path, ignore) = local(slot)?;
+            let listing = self.inputs.known(path, ignore)?.listing()?;
+            Some((name.clone(), listing))
+        });
+        directories.collect()
+    }
+
+    /// Under which name the listings of a node's unit are remembered.
+    fn listing_name(&self, id: NodeId, unit: usize) -> String {
+        let mut names = self.graph.stable_names(id);
+        let name = names.next().expect("BUG: a node of no combination");
+        chain_step_name(name, unit)
+    }
+
     /// The history of the last run of a node's unit.
     pub fn history_of(&self, id: NodeId, unit: usize) -> Option<&NodeHistory> {
         self.graph
@@ -617,6 +654,7 @@ impl<'a> Planner<'a> {
 
     fn reason(
         &self,
+        (id, unit): (NodeId, usize),
         last: Option<&NodeHistory>,
         template: &ActionTemplate,
         action: &Action<Bound>,
@@ -633,7 +671,16 @@ impl<'a> Planner<'a> {
             return Reason::Changed(Vec::new());
         };
         let now = capped(action.explain());
-        Reason::Changed(changes(&claim.fields, &now, &ReasonNames::new(template)))
+        let mut files = BTreeMap::new();
+        for (name, now) in self.listings(template) {
+            let listing = self.listing_name(id, unit);
+            let before = self.state().listing(&listing, &last.action, &name);
+            if let Some(text) = before.and_then(|before| difference(&before, &now)) {
+                files.insert(name, text);
+            }
+        }
+        let names = ReasonNames::new(template).with_files(files);
+        Reason::Changed(changes(&claim.fields, &now, &names))
     }
 }
 
@@ -704,10 +751,21 @@ pub enum Completed {
     Lost,
 }
 
+/// The path of a file or directory of the user's, and what is left out of it.
+fn local(slot: &Slot) -> Option<(&str, &[String])> {
+    match slot {
+        Slot::Local(path) | Slot::LocalWithTimes(path) => Some((path, &[])),
+        Slot::LocalPart { path, ignore, .. } => Some((path, ignore)),
+        _ => None,
+    }
+}
+
 fn slot_name(slot: &Slot) -> String {
     match slot {
         Slot::Stage(stage) | Slot::StageFile { stage, .. } => format!("stage {stage}"),
-        Slot::Local(path) | Slot::LocalWithTimes(path) => path.clone(),
+        Slot::Local(path) | Slot::LocalWithTimes(path) | Slot::LocalPart { path, .. } => {
+            path.clone()
+        }
         Slot::Unit { unit, .. } => format!("its step {}", unit + 1),
         Slot::Toolbox => "the toolbox".to_owned(),
         Slot::Firmware { .. } => "the UEFI firmware".to_owned(),

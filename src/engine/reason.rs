@@ -19,6 +19,8 @@ pub enum Reason {
     NotBelieved(String),
     /// Which packages it gets is not resolved.
     NotLocked,
+    /// What it fetches is not known.
+    SourceNotLocked,
     /// The user asked for it.
     Again,
     /// What it depends on changed: one line each, the most telling first.
@@ -34,6 +36,7 @@ impl fmt::Display for Reason {
                 write!(f, "the stored result is not accepted: {rejection}")
             }
             Reason::NotLocked => f.write_str("its packages are not locked"),
+            Reason::SourceNotLocked => f.write_str("what it fetches is not locked"),
             Reason::Again => f.write_str("requested with --rebuild"),
             Reason::Changed(changes) => match changes.as_slice() {
                 [] => f.write_str("something in its key changed"),
@@ -47,12 +50,23 @@ impl fmt::Display for Reason {
 /// Where a field's text stands now, and what its inputs are called.
 pub struct ReasonNames<'a> {
     template: &'a ActionTemplate,
+    /// What changed in directories, by the input's name.
+    files: BTreeMap<String, String>,
 }
 
 impl<'a> ReasonNames<'a> {
     /// The names that a template knows.
     pub fn new(template: &'a ActionTemplate) -> Self {
-        ReasonNames { template }
+        ReasonNames {
+            template,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// The same, with what is known of files in directories: a few words each, by the input's name.
+    #[must_use]
+    pub fn with_files(self, files: BTreeMap<String, String>) -> Self {
+        ReasonNames { files, ..self }
     }
 
     fn origin(&self, path: &str) -> Option<&Origin> {
@@ -63,7 +77,9 @@ impl<'a> ReasonNames<'a> {
         match slot {
             Slot::Stage(stage) => format!("stage {stage}"),
             Slot::StageFile { stage, file } => format!("file {file:?} of stage {stage}"),
-            Slot::Local(path) | Slot::LocalWithTimes(path) => path.clone(),
+            Slot::Local(path) | Slot::LocalWithTimes(path) | Slot::LocalPart { path, .. } => {
+                path.clone()
+            }
             Slot::Toolbox => "the toolbox".to_owned(),
             Slot::Firmware { .. } => "the UEFI firmware of this host".to_owned(),
             Slot::Unit { unit, .. } => format!("step {} of this stage", unit + 1),
@@ -157,6 +173,9 @@ fn changed(path: &str, before: &str, now: &str, names: &ReasonNames<'_>) -> Stri
             .get(input)
             .map(ReasonNames::slot)
             .unwrap_or_else(|| input.to_owned());
+        if let Some(files) = names.files.get(input) {
+            return format!("{what}: {files}");
+        }
         return if path.ends_with(".mode") {
             format!("mode of {what}: {} → {}", octal(before), octal(now))
         } else {

@@ -30,7 +30,12 @@ pub fn files(graph: &Graph, id: NodeId) -> Vec<(Option<String>, Option<&'static 
                 let names = last.outputs.keys();
                 return names.map(|name| (Some(name.clone()), None)).collect();
             }
-            let makes_tree = |step: &Step| matches!(step, Step::Bootstrap { .. });
+            let makes_tree = |step: &Step| {
+                matches!(
+                    step,
+                    Step::Bootstrap { .. } | Step::Unpack { .. } | Step::FetchGit { .. }
+                )
+            };
             let is_tree =
                 graph.node(id).kind.makes == Makes::Tree || last.steps.iter().any(makes_tree);
             let made = steps().find_map(|step| match step {

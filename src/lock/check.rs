@@ -22,10 +22,6 @@ impl LockEntry {
     /// # Errors
     /// The first field that cannot be used: of which package and archive, its value, and what is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        let plain = |field: &str, text: &String| match text.contains(char::is_control) {
-            true => Err(unusable(field, text, "which contains a control character")),
-            false => Ok(()),
-        };
         plain("name", &self.name)?;
         self.combinations
             .iter()
@@ -80,8 +76,16 @@ impl LockEntry {
     }
 }
 
+/// Whether a text can be shown.
+pub(super) fn plain(field: &str, text: &str) -> Result<(), String> {
+    match text.contains(char::is_control) {
+        true => Err(unusable(field, text, "which contains a control character")),
+        false => Ok(()),
+    }
+}
+
 /// Says which value of a field cannot be used, and why.
-fn unusable(field: &str, value: &str, problem: &str) -> String {
+pub(super) fn unusable(field: &str, value: &str, problem: &str) -> String {
     let mut short: String = value.chars().take(80).collect();
     if short.len() < value.len() {
         short.push('…');

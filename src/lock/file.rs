@@ -1,7 +1,7 @@
 //! The lock's text: TOML, sorted, a package a line, so that a difference of two locks reads well.
 //! Knows the format, not what is in it.
 //!
-//! It is read entry by entry: each begins at a line with its title, `[[toolbox]]` or `[[stage]]`. An entry that cannot be used
+//! It is read entry by entry: each begins at a line with its title, `[[toolbox]]`, `[[stage]]` or `[[source]]`. An entry that cannot be used
 //! takes no other with it, and stays in the text as it is until its stage is locked again.
 
 use std::collections::HashSet;
@@ -11,8 +11,10 @@ use impasto_stages::package_set::{LockedPackage, PackageName, PackageSet};
 use impasto_store::sha256::Sha256;
 use serde::Deserialize;
 
-/// The version of the format.
-const VERSION: u32 = 1;
+use super::source::LockSource;
+
+/// The version of the format that is written. The first one, which has no sources, is read too.
+const VERSION: u32 = 2;
 
 /// The name of the entry for the tools that impasto itself uses.
 pub const TOOLBOX: &str = "toolbox";
@@ -22,6 +24,8 @@ pub struct LockFile {
     /// The tools that impasto uses, by the machine that it runs on.
     pub toolbox: Vec<LockEntry>,
     pub stages: Vec<LockEntry>,
+    /// What stages get from elsewhere.
+    pub sources: Vec<LockSource>,
     /// Entries that cannot be used, in the order of the text.
     pub refused: Vec<RefusedEntry>,
 }
@@ -29,7 +33,7 @@ pub struct LockFile {
 /// An entry that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedEntry {
-    /// Whose packages it names.
+    /// What it names.
     pub table: LockTable,
     /// The stage; [`TOOLBOX`] for the tools.
     pub name: String,
@@ -44,7 +48,10 @@ pub struct RefusedEntry {
 pub enum LockTable {
     /// The tools of impasto itself.
     Toolbox,
+    /// A stage's packages.
     Stage,
+    /// What a stage gets from elsewhere.
+    Source,
 }
 
 /// What stands before the entries.
@@ -160,10 +167,10 @@ impl LockFile {
         let (head, blocks) = split(text)?;
         let head: LockHead = toml::from_str(head).map_err(|error| explain(&error, head, 1))?;
         match head.version {
-            Some(VERSION) => {}
+            Some(1..=VERSION) => {}
             Some(other) => {
                 return Err(format!(
-                    "its version is {other}, but this impasto supports version {VERSION}"
+                    "its version is {other}, but this impasto supports versions up to {VERSION}"
                 ));
             }
             None => return Err("it has no version".to_owned()),
@@ -172,26 +179,38 @@ impl LockFile {
         let mut known = HashSet::new();
         for block in blocks {
             let Block { table, line, text } = block;
-            let read = read_entry(block.body(), line + 1).and_then(|entry| {
-                match entry.doubled(table, &mut known) {
-                    Some(problem) => Err(problem),
-                    None => Ok(entry),
-                }
-            });
-            match read {
-                Ok(entry) if table == LockTable::Toolbox => lock.toolbox.push(entry),
-                Ok(entry) => lock.stages.push(entry),
-                Err(reason) => {
-                    let Some(name) = block.name() else {
-                        return Err(reason);
-                    };
-                    lock.refused.push(RefusedEntry {
-                        table,
-                        name,
-                        reason,
-                        text: text.trim_end().to_owned(),
-                    });
-                }
+            let read = match table {
+                LockTable::Source => read_source(block.body(), line + 1)
+                    .and_then(|source| {
+                        let (name, whose) = (&source.name, &source.combinations);
+                        single(table, name, whose, &mut known)?;
+                        Ok(source)
+                    })
+                    .map(|source| lock.sources.push(source)),
+                LockTable::Toolbox | LockTable::Stage => read_entry(block.body(), line + 1)
+                    .and_then(|entry| {
+                        let whose = match table {
+                            LockTable::Toolbox => std::slice::from_ref(&entry.architecture),
+                            _ => &entry.combinations,
+                        };
+                        single(table, &entry.name, whose, &mut known)?;
+                        Ok(entry)
+                    })
+                    .map(|entry| match table {
+                        LockTable::Toolbox => lock.toolbox.push(entry),
+                        _ => lock.stages.push(entry),
+                    }),
+            };
+            if let Err(reason) = read {
+                let Some(name) = block.name() else {
+                    return Err(reason);
+                };
+                lock.refused.push(RefusedEntry {
+                    table,
+                    name,
+                    reason,
+                    text: text.trim_end().to_owned(),
+                });
             }
         }
         Ok(lock)
@@ -203,6 +222,29 @@ impl LockFile {
             .sort_by(|a, b| a.architecture.cmp(&b.architecture));
         self.stages
             .sort_by(|a, b| (&a.name, &a.combinations).cmp(&(&b.name, &b.combinations)));
+        self.sources
+            .sort_by(|a, b| (&a.name, &a.combinations).cmp(&(&b.name, &b.combinations)));
+    }
+}
+
+/// Whether an entry is the only one for each of the combinations that it is for: else nothing would say which counts.
+fn single(
+    table: LockTable,
+    name: &str,
+    whose: &[String],
+    known: &mut HashSet<(LockTable, String, String)>,
+) -> Result<(), String> {
+    let all = match whose {
+        [] => &[String::new()],
+        whose => whose,
+    };
+    let twice = all
+        .iter()
+        .find(|whose| !known.insert((table, name.to_owned(), (*whose).clone())));
+    match twice {
+        None => Ok(()),
+        Some(whose) if whose.is_empty() => Err("it has two entries".to_owned()),
+        Some(whose) => Err(format!("it has two entries for {whose}")),
     }
 }
 
@@ -253,6 +295,7 @@ fn split(text: &str) -> Result<(&str, Vec<Block<'_>>), String> {
             let table = match title {
                 "[[toolbox]]" => LockTable::Toolbox,
                 "[[stage]]" => LockTable::Stage,
+                "[[source]]" => LockTable::Source,
                 _ => {
                     return Err(format!(
                         "line {}: {title:?} is not a table of a lock",
@@ -290,6 +333,13 @@ fn read_entry(text: &str, line: usize) -> Result<LockEntry, String> {
     Ok(entry)
 }
 
+/// The same for what a stage gets from elsewhere.
+fn read_source(text: &str, line: usize) -> Result<LockSource, String> {
+    let source: LockSource = toml::from_str(text).map_err(|error| explain(&error, text, line))?;
+    source.check()?;
+    Ok(source)
+}
+
 /// What is wrong with a text that begins at a line of the lock, and at which line.
 fn explain(error: &toml::de::Error, text: &str, line: usize) -> String {
     let at = error
@@ -303,6 +353,20 @@ fn explain(error: &toml::de::Error, text: &str, line: usize) -> String {
     )
 }
 
+impl LockSource {
+    /// Checks that the next run can use it: it is checked, written, and read as a lock is read.
+    ///
+    /// # Errors
+    /// What the next run would refuse.
+    pub fn check_written(&self) -> Result<(), String> {
+        self.check()?;
+        match read_source(&self.to_string(), 1)? == *self {
+            true => Ok(()),
+            false => Err("it would not read back as written".to_owned()),
+        }
+    }
+}
+
 impl LockEntry {
     /// Checks that the next run can use it: it is checked, written, and read as a lock is read.
     ///
@@ -314,27 +378,6 @@ impl LockEntry {
             true => Ok(()),
             false => Err("it would not read back as written".to_owned()),
         }
-    }
-
-    /// What an earlier entry is for as well, where one is: nothing would say which of them counts.
-    fn doubled(
-        &self,
-        table: LockTable,
-        known: &mut HashSet<(LockTable, String, String)>,
-    ) -> Option<String> {
-        let whose: &[String] = match (table, self.combinations.as_slice()) {
-            (LockTable::Toolbox, _) => std::slice::from_ref(&self.architecture),
-            (LockTable::Stage, []) => &[String::new()],
-            (LockTable::Stage, combinations) => combinations,
-        };
-        let twice = whose
-            .iter()
-            .find(|whose| !known.insert((table, self.name.clone(), (*whose).clone())))?;
-        Some(if twice.is_empty() {
-            "it has two entries".to_owned()
-        } else {
-            format!("it has two entries for {twice}")
-        })
     }
 
     /// What an Action is given.
@@ -352,11 +395,11 @@ impl LockEntry {
 }
 
 /// Text as TOML has it between quotes.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn write_list(f: &mut fmt::Formatter<'_>, name: &str, items: &[String]) -> fmt::Result {
+pub(super) fn write_list(f: &mut fmt::Formatter<'_>, name: &str, items: &[String]) -> fmt::Result {
     match items {
         [] => Ok(()),
         [only] => writeln!(f, "{name} = [{}]", quoted(only)),
@@ -464,7 +507,7 @@ impl fmt::Display for LockFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "# Which package files the stages of this recipe get. impasto wrote it; keep it with the recipe."
+            "# Which files the stages of this recipe get from elsewhere. impasto wrote it; keep it with the recipe."
         )?;
         writeln!(
             f,
@@ -476,6 +519,9 @@ impl fmt::Display for LockFile {
                 .iter()
                 .try_for_each(|entry| write!(f, "\n[[{table}]]\n{entry}"))?;
         }
+        self.sources
+            .iter()
+            .try_for_each(|source| write!(f, "\n[[source]]\n{source}"))?;
         self.refused
             .iter()
             .try_for_each(|entry| write!(f, "\n{}\n", entry.text))

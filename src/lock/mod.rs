@@ -1,4 +1,4 @@
-//! The lock: which package files the stages of a recipe get, as text beside the recipe.
+//! The lock: which package files, and which other files, the stages of a recipe get, as text beside the recipe.
 //! Knows its text and what it needs of a [`PackageManager`]; knows no graph, asks no archive, and runs no solver.
 //!
 //! A stage's kind says what it wants ([`PackageRequest`](impasto_stages::package_set::PackageRequest)); the lock's entry says
@@ -10,6 +10,7 @@ mod check;
 mod file;
 mod manager;
 mod report;
+mod source;
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -24,6 +25,7 @@ pub use manager::{
     ResolveQuery,
 };
 pub use report::changes;
+pub use source::LockSource;
 
 use crate::base::bounded;
 use crate::base::io::IoError;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::file::{LockEntry, LockFile, TOOLBOX};
+use super::source::LockSource;
 use impasto_store::sha256::Sha256;
 
 /// The differences of two locks, a line each: the entry, then what was added, changed and left out of it.
@@ -30,12 +31,14 @@ pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
     }
     let gone = old.keys().filter(|name| !new.contains_key(*name));
     lines.extend(gone.map(|name| format!("{name}: no longer in the recipe")));
+    sources(before, after, &mut lines);
     let renewed = |name: &str| {
         after
             .toolbox
             .iter()
             .chain(&after.stages)
             .any(|entry| entry.name == name)
+            || after.sources.iter().any(|source| source.name == name)
     };
     let gone = before
         .refused
@@ -45,14 +48,51 @@ pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
     lines
 }
 
+/// The differences of what stages get from elsewhere.
+fn sources(before: &LockFile, after: &LockFile, lines: &mut Vec<String>) {
+    let all = |lock: &LockFile| -> BTreeMap<String, LockSource> {
+        let sources = lock.sources.iter();
+        sources
+            .map(|source| (of_stage(&source.name, &source.combinations), source.clone()))
+            .collect()
+    };
+    let (old, new) = (all(before), all(after));
+    for (name, source) in &new {
+        let now = match source.size {
+            Some(size) => format!("{}, {}", source.day(), crate::base::human::bytes(size)),
+            None => source.day().to_owned(),
+        };
+        match old.get(name) {
+            None => lines.push(format!("{name}: {} of {now}", source.short())),
+            Some(was) if was.short() != source.short() => lines.push(format!(
+                "{name}: {} of {} → {} of {now}",
+                was.short(),
+                was.day(),
+                source.short()
+            )),
+            Some(was) if was.request != source.request => {
+                lines.push(format!("{name}: the same as before"));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.keys().filter(|name| !new.contains_key(*name));
+    lines.extend(gone.map(|name| format!("{name}: no longer in the recipe")));
+}
+
 fn label(entry: &LockEntry) -> String {
     if entry.name == TOOLBOX {
         return format!("{TOOLBOX} ({})", entry.architecture);
     }
-    match entry.combinations.as_slice() {
-        [] => entry.name.clone(),
-        [only] => format!("{}[{only}]", entry.name),
-        [first, rest @ ..] => format!("{}[{first}] (and {} more)", entry.name, rest.len()),
+    of_stage(&entry.name, &entry.combinations)
+}
+
+/// A stage with what sets it apart.
+fn of_stage(name: &str, combinations: &[String]) -> String {
+    match combinations {
+        [] => name.to_owned(),
+        [only] => format!("{name}[{only}]"),
+        [first, rest @ ..] => format!("{name}[{first}] (and {} more)", rest.len()),
     }
 }
 

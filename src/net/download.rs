@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::error::{DownloadCause, DownloadError};
 use super::place::{Address, Place};
 use super::proxy::Proxies;
-use super::transfer::{Expected, Http, PartialFile, Progress, copy};
+use super::transfer::{Expected, FileInfo, Http, PartialFile, Progress, Redirects, copy};
 use crate::base::cancel::CancelToken;
 
 /// Bytes of new content that make up for an attempt that failed: a line that breaks every few minutes brings a large
@@ -63,6 +63,8 @@ pub struct Options {
     pub per_host: usize,
     /// Certificates (PEM) of authorities that are believed beside the public ones.
     pub authorities: Vec<u8>,
+    /// Where servers may send us.
+    pub redirects: Redirects,
     /// Is told how much has come.
     pub meter: Option<Arc<Meter>>,
 }
@@ -78,6 +80,7 @@ impl Default for Options {
             parallel: 8,
             per_host: 6,
             authorities: Vec::new(),
+            redirects: Redirects::Anywhere,
             meter: None,
         }
     }
@@ -102,6 +105,8 @@ pub struct Downloader {
 
 struct DownloaderShared {
     http: Http,
+    /// Whether only files of this machine are had.
+    offline: bool,
     scratch: PathBuf,
     options: Options,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -135,7 +140,9 @@ impl Downloader {
             http: Http {
                 client,
                 stall: options.stall,
+                redirects: options.redirects.clone(),
             },
+            offline: proxies.is_offline(),
             scratch: scratch.to_owned(),
             hosts: Mutex::default(),
             all: Semaphore::new(options.parallel.max(1)),
@@ -195,6 +202,62 @@ impl Downloader {
         match failed.is_empty() {
             true => Ok(()),
             false => Err(failed),
+        }
+    }
+}
+
+impl Downloader {
+    /// What a file is like, at the first of its places that tells, without getting it.
+    ///
+    /// # Errors
+    /// No place has it, or tells.
+    pub fn look(&self, wanted: &Download) -> Result<FileInfo, DownloadError> {
+        let Some(runtime) = &self.runtime else {
+            return Ok(FileInfo::default());
+        };
+        let mut told: Option<DownloadError> = None;
+        for place in &wanted.places {
+            match runtime.block_on(self.look_at(place)) {
+                Ok(info) => return Ok(info),
+                Err(cause @ DownloadCause::Cancelled) => {
+                    return Err(wanted.error(place.shown(), cause));
+                }
+                Err(cause) => {
+                    if told.is_none() || !matches!(cause, DownloadCause::Gone { .. }) {
+                        told = Some(wanted.error(place.shown(), cause));
+                    }
+                }
+            }
+        }
+        Err(told.unwrap_or_else(|| wanted.error("any mirror".to_owned(), DownloadCause::Nowhere)))
+    }
+
+    async fn look_at(&self, place: &Place) -> Result<FileInfo, DownloadCause> {
+        let shared = &self.shared;
+        let (url, login) = match &place.0 {
+            Address::Path(path) => return FileInfo::of_path(path),
+            Address::Url { .. } if shared.offline => return Err(DownloadCause::Offline),
+            Address::Url { url, login } => (url, login.as_ref()),
+        };
+        let cancelled = async {
+            while !self.cancel.is_cancelled() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let asked = async {
+            let mut attempts = 1;
+            loop {
+                match shared.http.look(url, login).await {
+                    Err(cause) if is_passing(&cause) && attempts < shared.options.attempts => {}
+                    ended => return ended,
+                }
+                tokio::time::sleep(shared.options.back_off * attempts).await;
+                attempts += 1;
+            }
+        };
+        tokio::select! {
+            info = asked => info,
+            () = cancelled => Err(DownloadCause::Cancelled),
         }
     }
 }
@@ -301,13 +364,7 @@ fn next(cause: &DownloadCause, part: &PartialFile<'_>, expected: &Expected) -> N
         DownloadCause::Checksum { .. } if !part.is_resumed() && expected.size.is_none() => {
             Next::OtherPlace
         }
-        DownloadCause::Unreachable { .. }
-        | DownloadCause::BrokenOff { .. }
-        | DownloadCause::Stalled { .. } => Next::Again,
-        DownloadCause::Status {
-            code: 408 | 425 | 429 | 500..=599,
-            ..
-        } => Next::Again,
+        cause if is_passing(cause) => Next::Again,
         DownloadCause::TooLong { .. }
         | DownloadCause::TooShort { .. }
         | DownloadCause::Checksum { .. } => Next::FromTheStart,
@@ -316,6 +373,19 @@ fn next(cause: &DownloadCause, part: &PartialFile<'_>, expected: &Expected) -> N
         }
         _ => Next::OtherPlace,
     }
+}
+
+/// Whether it may be otherwise in a moment.
+fn is_passing(cause: &DownloadCause) -> bool {
+    matches!(
+        cause,
+        DownloadCause::Unreachable { .. }
+            | DownloadCause::BrokenOff { .. }
+            | DownloadCause::Stalled { .. }
+            | DownloadCause::Status {
+                code: 408 | 425 | 429 | 500..=599
+            }
+    )
 }
 
 /// Works on one file. None where it was not begun, because another has failed.
@@ -356,6 +426,7 @@ async fn one(
                 },
             };
             let attempted = match &place.0 {
+                Address::Url { .. } if shared.offline => Err(DownloadCause::Offline),
                 Address::Url { url, login } => {
                     let login = login.as_ref();
                     shared.http.get(url, login, part, &wanted.expected).await

@@ -123,6 +123,16 @@ pub enum DownloadCause {
         to: String,
         why: &'static str,
     },
+    /// Redirected to a host that nobody allowed.
+    #[error("the server redirects to {to}, on a host that the recipe does not allow")]
+    RedirectHost {
+        /// Whither, without user name and password.
+        to: String,
+        host: String,
+    },
+    /// Nobody may be asked.
+    #[error("it would have to be downloaded, which --offline forbids")]
+    Offline,
     /// A path or a checksum that cannot be that of a file.
     #[error("the {what} {text:?} is not valid for a file")]
     Invalid {

@@ -16,4 +16,4 @@ pub use download::{Download, Downloader, DownloaderError, Options};
 pub use error::{DownloadCause, DownloadError};
 pub use place::{Login, Place};
 pub use proxy::Proxies;
-pub use transfer::{Checksum, Expected};
+pub use transfer::{Checksum, Expected, FileInfo, Redirects};

@@ -1,4 +1,4 @@
-//! Which proxy a URL is asked through: that of its host goes before that of its scheme.
+//! Which proxy a URL is asked through: that of its host goes before that of its scheme. Or that nobody is asked at all.
 //! Does not know who said so.
 
 use reqwest::{NoProxy, Proxy, Url};
@@ -10,14 +10,31 @@ pub struct Proxies {
     entries: Vec<(String, Option<String>, Option<Url>)>,
     /// Hosts and networks that are asked themselves, as `no_proxy` lists them.
     except: String,
+    /// Whether no server may be asked.
+    offline: bool,
 }
 
 impl Proxies {
+    /// The same, but no server may be asked.
+    #[must_use]
+    pub fn offline(self) -> Proxies {
+        Proxies {
+            offline: true,
+            ..self
+        }
+    }
+
+    /// Whether no server may be asked.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
     /// No proxies, but for hosts and networks that are asked themselves should some be added.
     pub fn except(list: &str) -> Proxies {
         Proxies {
             entries: Vec::new(),
             except: list.to_owned(),
+            offline: false,
         }
     }
 

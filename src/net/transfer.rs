@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use impasto_store::sha256::{Sha256, Sha256Writer, Sha512, Sha512Writer};
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
-    IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
 };
-use reqwest::{Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use tempfile::NamedTempFile;
 
 use super::error::DownloadCause;
 use super::place::{Login, shown};
 use crate::base::bounded;
 use crate::base::io::IoError;
+use crate::base::time;
 
 /// Redirections that are followed.
 const REDIRECTS: u32 = 5;
@@ -263,12 +264,74 @@ impl<'a> PartialFile<'a> {
     }
 }
 
+/// Where a server may send those who ask it. From https to http nobody follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Redirects {
+    /// Anywhere: mirrors hand on to others, and what comes is known by its hash.
+    #[default]
+    Anywhere,
+    /// To the same host, whatever the port, and to these: `cdn.example.org`, or `*.example.org` for all hosts below it.
+    Hosts(Vec<String>),
+}
+
+impl Redirects {
+    /// Whether what was asked of a host may come from another.
+    fn allow(&self, asked: Option<&str>, host: &str) -> bool {
+        let Redirects::Hosts(hosts) = self else {
+            return true;
+        };
+        let is_listed = |known: &String| match known.strip_prefix('*') {
+            Some(end) => {
+                host.len() > end.len() && host.to_lowercase().ends_with(&end.to_lowercase())
+            }
+            None => known.eq_ignore_ascii_case(host),
+        };
+        asked == Some(host) || hosts.iter().any(is_listed)
+    }
+}
+
+/// What is known of a file without getting it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Bytes.
+    pub size: Option<u64>,
+    /// When it last changed, in seconds since 1970.
+    pub modified: Option<u64>,
+    /// What the server calls this version of it.
+    pub etag: Option<String>,
+}
+
+impl FileInfo {
+    fn of(headers: &HeaderMap) -> FileInfo {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        FileInfo {
+            size: text(CONTENT_LENGTH).and_then(|size| size.trim().parse().ok()),
+            modified: text(LAST_MODIFIED).and_then(time::parse),
+            etag: text(ETAG).map(str::to_owned),
+        }
+    }
+
+    /// What is known of a file of this machine.
+    pub(super) fn of_path(path: &Path) -> Result<FileInfo, DownloadCause> {
+        let read = |source| DownloadCause::Read { source };
+        let stat = bounded::open(path)
+            .and_then(|file| file.metadata())
+            .map_err(read)?;
+        Ok(FileInfo {
+            size: Some(stat.len()),
+            modified: u64::try_from(std::os::unix::fs::MetadataExt::mtime(&stat)).ok(),
+            etag: None,
+        })
+    }
+}
+
 /// How a server is asked.
 #[derive(Clone)]
 pub(super) struct Http {
     pub(super) client: reqwest::Client,
     /// A server that is silent for so long has broken off.
     pub(super) stall: Duration,
+    pub(super) redirects: Redirects,
 }
 
 impl Http {
@@ -348,7 +411,30 @@ impl Http {
         }
     }
 
-    /// Asks until the answer is no redirection.
+    /// Asks what a file is like, without getting it.
+    pub(super) async fn look(
+        &self,
+        url: &Url,
+        login: Option<&Login>,
+    ) -> Result<FileInfo, DownloadCause> {
+        let fresh = |request: RequestBuilder| request.header(CACHE_CONTROL, "max-age=0");
+        let mut response = self.follow_up(Method::HEAD, url, login, 0, &fresh).await?;
+        // Some servers answer nothing but GET. What would come is not read.
+        if matches!(response.status().as_u16(), 400 | 403 | 405 | 501) {
+            response = self.follow_up(Method::GET, url, login, 0, &fresh).await?;
+        }
+        match response.status() {
+            StatusCode::OK => Ok(FileInfo::of(response.headers())),
+            status @ (StatusCode::NOT_FOUND | StatusCode::GONE) => Err(DownloadCause::Gone {
+                code: Some(status.as_u16()),
+            }),
+            status => Err(DownloadCause::Status {
+                code: status.as_u16(),
+            }),
+        }
+    }
+
+    /// Asks for a file, or the rest of it.
     async fn ask(
         &self,
         url: &Url,
@@ -356,19 +442,7 @@ impl Http {
         part: &PartialFile<'_>,
         expected: &Expected,
     ) -> Result<Response, DownloadCause> {
-        let mut target = url.clone();
-        for _ in 0..=REDIRECTS {
-            let mut request = self
-                .client
-                .get(target.clone())
-                .header(ACCEPT_ENCODING, "identity");
-            match login.filter(|_| target.origin() == url.origin()) {
-                Some(Login::Password { user, password }) => {
-                    request = request.basic_auth(user, Some(password));
-                }
-                Some(Login::Header(header)) => request = request.header(AUTHORIZATION, header),
-                None => {}
-            }
+        let with_range = |mut request: RequestBuilder| {
             if expected.checksum.is_none() {
                 // It changes under its name, so a proxy shall ask whether it has.
                 request = request.header(CACHE_CONTROL, "max-age=0");
@@ -379,6 +453,35 @@ impl Http {
                     request = request.header(IF_RANGE, validator);
                 }
             }
+            request
+        };
+        self.follow_up(Method::GET, url, login, part.len, &with_range)
+            .await
+    }
+
+    /// Asks until the answer is no redirection. `received` are the bytes that have come before.
+    async fn follow_up(
+        &self,
+        method: Method,
+        url: &Url,
+        login: Option<&Login>,
+        received: u64,
+        prepare: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
+    ) -> Result<Response, DownloadCause> {
+        let mut target = url.clone();
+        for _ in 0..=REDIRECTS {
+            let mut request = self
+                .client
+                .request(method.clone(), target.clone())
+                .header(ACCEPT_ENCODING, "identity");
+            match login.filter(|_| target.origin() == url.origin()) {
+                Some(Login::Password { user, password }) => {
+                    request = request.basic_auth(user, Some(password));
+                }
+                Some(Login::Header(header)) => request = request.header(AUTHORIZATION, header),
+                None => {}
+            }
+            let request = prepare(request);
             let response = match tokio::time::timeout(self.stall, request.send()).await {
                 Err(_) => return Err(DownloadCause::Stalled { after: self.stall }),
                 Ok(Err(source)) if source.is_connect() => {
@@ -386,13 +489,20 @@ impl Http {
                         source: source.without_url().into(),
                     });
                 }
-                Ok(Err(source)) => return Err(broken_off(part.len, source.without_url())),
+                Ok(Err(source)) => return Err(broken_off(received, source.without_url())),
                 Ok(Ok(response)) => response,
             };
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
             target = follow(&target, response.headers())?;
+            let host = target.host_str().unwrap_or_default();
+            if !self.redirects.allow(url.host_str(), host) {
+                return Err(DownloadCause::RedirectHost {
+                    to: shown(&target),
+                    host: host.to_owned(),
+                });
+            }
         }
         Err(DownloadCause::Redirects { limit: REDIRECTS })
     }
@@ -505,5 +615,34 @@ pub(super) async fn copy(
         }
         // Others work on this thread too, and the run may be stopped.
         tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_says_which_hosts_it_is_sent_to() {
+        let hosts = Redirects::Hosts(vec!["cdn.example.org".into(), "*.mirrors.example".into()]);
+        let allow = |host| hosts.allow(Some("images.example.org"), host);
+        for host in [
+            "images.example.org",
+            "cdn.example.org",
+            "a.mirrors.example",
+            "A.B.Mirrors.example",
+        ] {
+            assert!(allow(host), "{host}");
+        }
+        for host in [
+            "example.org",
+            "evil.org",
+            "mirrors.example",
+            "xcdn.example.org",
+            "cdn.example.org.evil.org",
+        ] {
+            assert!(!allow(host), "{host}");
+        }
+        assert!(Redirects::Anywhere.allow(None, "evil.org"));
     }
 }

@@ -1,9 +1,12 @@
-//! A tree of files as a tar archive that is the same whenever the files are: sorted, without owners and times.
+//! A tree of files as a tar archive that is the same whenever the files are: sorted, without times.
 //! Knows paths and archives; where the files come from is the caller's knowledge.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::base::bounded;
 
@@ -25,6 +28,14 @@ pub enum TreeContent {
     Bytes(Vec<u8>),
     /// What a file of impasto's own holds, which nobody else changes meanwhile.
     File(PathBuf),
+    /// A part of such a file.
+    Part {
+        file: Arc<File>,
+        /// Where it begins, in bytes.
+        offset: u64,
+        /// Bytes.
+        size: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -46,6 +57,8 @@ enum BuiltNode {
 #[derive(Debug, Default)]
 pub struct TreeBuilder {
     nodes: BTreeMap<String, BuiltNode>,
+    /// User and group by path, where that is not root.
+    owners: BTreeMap<String, (u64, u64)>,
 }
 
 impl TreeBuilder {
@@ -95,6 +108,13 @@ impl TreeBuilder {
         self.add(path, BuiltNode::Link { target })
     }
 
+    /// Gives something that was added to a user and a group, by their numbers; else it is root's.
+    pub fn own(&mut self, path: &str, owner: (u64, u64)) {
+        if owner != (0, 0) {
+            self.owners.insert(path.to_owned(), owner);
+        }
+    }
+
     fn add(&mut self, path: &str, node: BuiltNode) -> Result<(), TreeError> {
         self.above(path)?;
         if self.nodes.contains_key(path) {
@@ -106,12 +126,7 @@ impl TreeBuilder {
 
     /// Makes sure that directories lead to a path.
     fn above(&mut self, path: &str) -> Result<(), TreeError> {
-        let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains('\0');
-        if !path.split('/').all(is_name) {
-            return Err(TreeError::Path {
-                path: path.to_owned(),
-            });
-        }
+        check_path(path)?;
         for (at, _) in path.match_indices('/') {
             let parent = &path[..at];
             match self.nodes.get(parent) {
@@ -131,7 +146,7 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// Writes the archive: entries in the order of their paths, owned by root, with the time 0.
+    /// Writes the archive: entries in the order of their paths, with the time 0.
     ///
     /// # Errors
     /// A file cannot be read, or the archive not be written.
@@ -139,8 +154,9 @@ impl TreeBuilder {
         let mut tar = tar::Builder::new(out);
         for (path, node) in self.nodes {
             let mut header = tar::Header::new_gnu();
-            header.set_uid(0);
-            header.set_gid(0);
+            let (user, group) = self.owners.get(&path).copied().unwrap_or_default();
+            header.set_uid(user);
+            header.set_gid(group);
             header.set_mtime(0);
             match node {
                 BuiltNode::Dir { mode } => {
@@ -168,11 +184,73 @@ impl TreeBuilder {
                             header.set_size(file.metadata()?.len());
                             tar.append_data(&mut header, path, file)?;
                         }
+                        TreeContent::Part { file, offset, size } => {
+                            header.set_size(size);
+                            let part = FilePart::new(&file, offset, size);
+                            tar.append_data(&mut header, path, part)?;
+                        }
                     }
                 }
             }
         }
         tar.into_inner()?.flush()
+    }
+}
+
+/// Whether a tree can have such a path.
+///
+/// # Errors
+/// [`TreeError::Path`].
+pub fn check_path(path: &str) -> Result<(), TreeError> {
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains('\0');
+    match path.split('/').all(is_name) {
+        true => Ok(()),
+        false => Err(TreeError::Path {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+/// Reads a part of a file, wherever others read in it.
+pub(super) struct FilePart<'f> {
+    file: &'f File,
+    begin: u64,
+    at: u64,
+    end: u64,
+}
+
+impl<'f> FilePart<'f> {
+    /// So many bytes of a file, from a place on.
+    pub(super) fn new(file: &'f File, begin: u64, size: u64) -> FilePart<'f> {
+        FilePart {
+            file,
+            begin,
+            at: begin,
+            end: begin.saturating_add(size),
+        }
+    }
+}
+
+impl Seek for FilePart<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let SeekFrom::Start(place) = to else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        self.at = self.begin.saturating_add(place).min(self.end);
+        Ok(place)
+    }
+}
+
+impl Read for FilePart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        let count = self.file.read_at(&mut buffer[..room], self.at)?;
+        if count == 0 && room > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += count as u64;
+        Ok(count)
     }
 }
 

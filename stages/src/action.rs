@@ -14,6 +14,7 @@ use crate::disk::DiskSpec;
 use crate::limits::Limits;
 use crate::media::{ArchiveSpec, InitramfsSpec, IsoSpec};
 use crate::package_set::PackageSet;
+use crate::source::SourceRequest;
 use crate::test_spec::TestSpec;
 use crate::value::Origin;
 use crate::vendor::VendorSpec;
@@ -76,6 +77,10 @@ pub struct Hints {
     pub limits: Limits,
     /// Where a fetched file can be had, in the order to try.
     pub urls: Vec<String>,
+    /// Hosts beside its own that it may come from; none where any may be.
+    pub redirects: Option<Vec<String>>,
+    /// What is fetched, where the lock is to say which bytes that are: what names them in a step is empty until then.
+    pub source: Option<SourceRequest>,
     /// Directories of the store that the steps can write to and find again: what they are called below
     /// `/run/impasto/caches`, and their names in the store. They may be lost at any time, and what the steps make must not
     /// depend on them.
@@ -101,6 +106,14 @@ pub enum Slot {
     Local(String),
     /// The same where the times of its files count.
     LocalWithTimes(String),
+    /// A directory of the user's without what some patterns name.
+    LocalPart {
+        path: String,
+        /// Patterns of gitignore(5), from the directory on; the last that fits counts.
+        ignore: Vec<String>,
+        /// Whether the times of its files count.
+        with_times: bool,
+    },
     /// The tree of tools that the lock names.
     Toolbox,
     /// A file of the UEFI firmware that this host has.
@@ -275,6 +288,22 @@ pub enum Step {
         sha256: Sha256,
         /// What it is to become.
         as_a: ImportAs,
+    },
+    /// Gets the files of a commit of a git repository: a tree.
+    FetchGit {
+        /// In hexadecimal.
+        commit: String,
+        /// The directory that is the tree; all of it where it is empty.
+        subdirectory: String,
+        /// Whether the files of submodules are in it.
+        submodules: bool,
+    },
+    /// Makes a tree of files of the archive that the step before got.
+    Unpack {
+        /// Directories at the beginning of each name that are left out.
+        strip: u32,
+        /// The directory of the rest that is the tree; all of it where it is empty.
+        subdirectory: String,
     },
     /// Writes the disk as one file.
     Convert {
@@ -577,6 +606,24 @@ impl Describe for Step {
                 sink.put(Atom::Variant(5, "fetch"));
                 field(sink, "checksum", sha256);
                 field(sink, "as", as_a);
+            }
+            Step::FetchGit {
+                commit,
+                subdirectory,
+                submodules,
+            } => {
+                sink.put(Atom::Variant(31, "fetch from git"));
+                field(sink, "commit", commit);
+                field(sink, "subdirectory", subdirectory);
+                field(sink, "submodules", submodules);
+            }
+            Step::Unpack {
+                strip,
+                subdirectory,
+            } => {
+                sink.put(Atom::Variant(30, "unpack"));
+                field(sink, "strip", strip);
+                field(sink, "subdirectory", subdirectory);
             }
             Step::Convert {
                 format,

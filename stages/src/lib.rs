@@ -16,6 +16,7 @@ mod number;
 pub mod package_set;
 mod params;
 mod registry;
+pub mod source;
 mod ssh_key;
 pub mod test_spec;
 mod value;

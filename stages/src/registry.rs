@@ -290,6 +290,7 @@ impl Kind {
             (Makes::DiskOrFile, Some("disk")) => Makes::Disk,
             (Makes::DiskOrFile, Some("file")) => Makes::File,
             (Makes::DiskOrFile, Some("tree")) => Makes::Tree,
+            (Makes::DiskOrFile, None) if params.get("git").is_some() => Makes::Tree,
             (Makes::DiskOrFile, None)
                 if params.get("install").is_some() && !params.flag("install") =>
             {

@@ -10,6 +10,7 @@ use impasto::debian::mirror::Mirror;
 /// What a visitor asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
+    pub(crate) method: String,
     pub(crate) path: String,
     headers: Vec<String>,
 }
@@ -196,13 +197,11 @@ fn serve(
             line => lines.push(line.to_owned()),
         }
     }
-    let path = lines[0]
-        .split(' ')
-        .nth(1)
-        .unwrap()
-        .trim_start_matches('/')
-        .to_owned();
+    let mut words = lines[0].split(' ');
+    let method = words.next().unwrap().to_owned();
+    let path = words.next().unwrap().trim_start_matches('/').to_owned();
     let request = Request {
+        method,
         path,
         headers: lines.split_off(1),
     };
@@ -225,7 +224,9 @@ fn serve(
         write!(stream, "{line}\r\n")?;
     }
     stream.write_all(b"\r\n")?;
-    stream.write_all(&answer.body[..answer.cut.unwrap_or(answer.body.len())])?;
+    if request.method != "HEAD" {
+        stream.write_all(&answer.body[..answer.cut.unwrap_or(answer.body.len())])?;
+    }
     stream.flush()?;
     if let Some(silence) = answer.silence {
         std::thread::sleep(silence);

@@ -26,7 +26,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     (
         "debian",
         &[
-            "base", "net", "disk", "recipe", "deb", "lock", "sandbox", "assemble",
+            "base", "net", "source", "disk", "recipe", "deb", "lock", "sandbox", "assemble",
         ],
     ),
     ("inspect", &["base", "disk", "deb"]),
@@ -43,8 +43,8 @@ const ROOMS: [(&str, &[&str]); 18] = [
     (
         "cli",
         &[
-            "base", "net", "disk", "recipe", "deb", "lock", "sandbox", "vm", "debian", "engine",
-            "inspect", "image", "ui",
+            "base", "net", "source", "disk", "recipe", "deb", "lock", "sandbox", "vm", "debian",
+            "engine", "inspect", "image", "ui",
         ],
     ),
 ];

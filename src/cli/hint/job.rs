@@ -14,6 +14,7 @@ use crate::engine::failed::AGAIN;
 use crate::engine::hints::Hints;
 use crate::engine::job::{Enter, JobError};
 use crate::net::DownloadCause;
+use crate::source::archive::ArchiveTreeError;
 
 /// The engine's hints in the words of our commands.
 pub(crate) struct CommandHints {
@@ -81,6 +82,7 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
             "add a `convert` stage from stage.{label}, and use that in the image"
         )),
         JobError::NoSandbox { .. } => None,
+        JobError::Offline => Some("build it once without --offline".to_owned()),
         JobError::Vm(error) => super::vm_help(error),
         JobError::Changed { .. } => {
             Some("wait until nothing writes to it, then build again".to_owned())
@@ -94,7 +96,7 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
                 Some("if you want the new file, put its checksum into the recipe".to_owned())
             }
             DownloadCause::TimedOut { .. } => Some("raise the stage's `timeout`".to_owned()),
-            _ => super::host_help(error),
+            _ => super::download_help(error),
         },
         JobError::Vendor(error) => error.help().or_else(|| super::host_help(error)),
         JobError::Package(error)
@@ -110,9 +112,38 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
         ),
         JobError::Format { format, .. } => Some(format.help()),
         JobError::Unpack { source, .. } => source.help().or_else(|| super::host_help(source)),
+        JobError::Archive { source, .. } => archive_help(source),
+        JobError::Git(error) => super::git_help(error),
         JobError::Plan(error) => error.help(),
         JobError::Store(error) => super::store_help(error),
         JobError::Sandbox(error) => super::sandbox_help(error),
         error => super::host_help(error),
     }
+}
+
+/// What to do about an archive that gives no tree.
+fn archive_help(error: &ArchiveTreeError) -> Option<String> {
+    Some(match error {
+        ArchiveTreeError::TooLarge { .. } => {
+            "if it should be that large, raise the limit: IMPASTO_UNPACK_LIMIT=128GiB".to_owned()
+        }
+        ArchiveTreeError::Truncated | ArchiveTreeError::Damaged { .. } => {
+            "get the file again, and compare its checksum".to_owned()
+        }
+        ArchiveTreeError::NoArchive => "remove `as = \"tree\"`: a file is used as it is".to_owned(),
+        ArchiveTreeError::Nothing { top, .. } => {
+            format!("at its top it has {}", top.join(", "))
+        }
+        ArchiveTreeError::Member { .. }
+        | ArchiveTreeError::LeadsOut { .. }
+        | ArchiveTreeError::HardLink { .. }
+        | ArchiveTreeError::Special { .. }
+        | ArchiveTreeError::TooMany => {
+            "use it as a file, and unpack it in a `run` stage: in the sandbox it can do no harm"
+                .to_owned()
+        }
+        ArchiveTreeError::Read { .. }
+        | ArchiveTreeError::Write { .. }
+        | ArchiveTreeError::Cancelled => return super::host_help(error),
+    })
 }

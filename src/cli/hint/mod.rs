@@ -12,8 +12,12 @@ use crate::base::host::User;
 use crate::engine::cause::{About, of_error};
 use crate::engine::graph::SelectorError;
 use crate::lock::PackageHint;
+use crate::net::{DownloadCause, DownloadError};
+use crate::recipe::scope::Outside;
 use crate::recipe::{Lack, suggest};
 use crate::sandbox::SandboxError;
+use crate::source::git::GitError;
+use crate::source::{SignatureError, SourceLookupError, SumsError};
 use crate::vm::{MachineType, VmError};
 
 /// What gives `qemu-system-x86_64` on Debian and Ubuntu.
@@ -115,6 +119,113 @@ pub(crate) fn package_help(hint: &PackageHint) -> String {
                               archive, such as https://HOST/archive/{archive}/{timestamp}/"
             .to_owned(),
     }
+}
+
+/// The way out where a file cannot be downloaded.
+pub(crate) fn download_help(error: &DownloadError) -> Option<String> {
+    match &error.cause {
+        DownloadCause::RedirectHost { host, .. } => Some(format!(
+            "if the file may come from there, add `redirects = [\"{host}\"]` to the stage"
+        )),
+        DownloadCause::Offline => Some("get it while there is a network: impasto fetch".to_owned()),
+        DownloadCause::WebPage => Some(
+            "open the URL in a browser: the server may want a login, or have moved the file"
+                .to_owned(),
+        ),
+        _ => host_help(error),
+    }
+}
+
+/// The way out where what a stage gets from elsewhere cannot be had, or not be believed.
+pub(crate) fn source_help(error: &SourceLookupError) -> Option<String> {
+    match error {
+        SourceLookupError::Download(error) => match &error.cause {
+            DownloadCause::Checksum { .. } => Some(
+                "the list of checksums and the file are of different versions: try again later, or name a mirror"
+                    .to_owned(),
+            ),
+            DownloadCause::TimedOut { .. } => Some("raise the stage's `timeout`".to_owned()),
+            _ => download_help(error),
+        },
+        SourceLookupError::Sums { source, .. } => match source {
+            SumsError::NotListed { name, listed } => {
+                let listed: Vec<_> = listed.iter().map(String::as_str).collect();
+                suggest::did_you_mean("it lists", name, listed)
+            }
+            SumsError::NoList => Some(
+                "lines of a list are `DIGITS  NAME`, as sha256sum writes them, or `SHA256 (NAME) = DIGITS`"
+                    .to_owned(),
+            ),
+            SumsError::Weak { .. } => {
+                Some("name a list with SHA-256 or SHA-512, or put the file's own checksum into the recipe".to_owned())
+            }
+            SumsError::Twice { .. } => {
+                Some("put the file's own checksum into the recipe: `checksum = \"sha256:…\"`".to_owned())
+            }
+        },
+        SourceLookupError::Signature { source, .. } => match source {
+            SignatureError::UnknownKey { .. } => {
+                Some("if that key may sign it, add it to `signed_by`".to_owned())
+            }
+            SignatureError::ExpiredKey { .. } => Some(
+                "get the key anew from its owner: its life may have been extended".to_owned(),
+            ),
+            SignatureError::Keyring { .. } => {
+                Some("use an armored public key, such as file(\"keys/vendor.asc\")".to_owned())
+            }
+            SignatureError::Bad { .. } => Some(
+                "the list and its signature may be of different versions: try again later, or name a mirror"
+                    .to_owned(),
+            ),
+            _ => None,
+        },
+        SourceLookupError::NoSignature { .. } => Some(
+            "remove `signed_by` if the list may be used without a signature".to_owned(),
+        ),
+        SourceLookupError::Address { .. } => Some("write https://HOST/PATH".to_owned()),
+        SourceLookupError::Read { .. } => Some(
+            "`file:./NAME` is a list beside the recipe, `file:NAME` one beside the URL".to_owned(),
+        ),
+        SourceLookupError::Git(error) => git_help(error),
+        SourceLookupError::Downloader(_) => host_help(error),
+    }
+}
+
+/// The way out where a git repository does not give what is wanted.
+pub(crate) fn git_help(error: &GitError) -> Option<String> {
+    Some(match error {
+        GitError::NoGit => "install it: apt-get install git".to_owned(),
+        GitError::NoRef {
+            reference, known, ..
+        } => {
+            let known: Vec<_> = known.iter().map(String::as_str).collect();
+            return suggest::did_you_mean("it has", reference, known);
+        }
+        GitError::Ambiguous { reference, .. } => {
+            format!("write refs/heads/{reference} or refs/tags/{reference}")
+        }
+        GitError::NoCommit { .. } => {
+            "its history may have been written anew: name another commit, or lock what there is now: impasto update"
+                .to_owned()
+        }
+        GitError::NoDirectory { .. } => "name a directory that it has in `subdirectory`".to_owned(),
+        GitError::Submodule { .. } => {
+            "leave it out (`submodules = false`), and fetch what it needs by a stage of its own".to_owned()
+        }
+        GitError::Offline { .. } => "get it while there is a network: impasto fetch".to_owned(),
+        GitError::TimedOut { .. } => "raise the stage's `timeout`".to_owned(),
+        GitError::Failed { .. } => {
+            "git asks for no password here: a private repository is reached by ssh://, with a key in your agent"
+                .to_owned()
+        }
+        GitError::Io { source, .. } => {
+            return Outside::of(source).map(Outside::help).or_else(|| host_help(error));
+        }
+        GitError::TooLarge { .. } => {
+            "if it should be that large, raise the limit: IMPASTO_UNPACK_LIMIT=128GiB".to_owned()
+        }
+        GitError::Malformed { .. } | GitError::Tree { .. } | GitError::Cancelled => return None,
+    })
 }
 
 /// The way out of a virtual machine's error.

@@ -2,11 +2,11 @@
 
 use std::io;
 
-use super::openpgp::SignatureError;
 use super::release::ReleaseError;
 use crate::lock::PackageHint;
 use crate::net::{DownloadCause, DownloadError};
 use crate::recipe::suggest;
+use crate::source::SignatureError;
 
 /// An archive that cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -11,24 +11,20 @@
 //! ```
 
 mod access;
-mod cleartext;
 mod client;
 mod error;
 mod index;
-pub mod openpgp;
 mod release;
 mod signed;
-mod time;
 mod unpack;
 
-pub use cleartext::Cleartext;
 pub use client::{Client, DownloadRequest, DownloadSource};
 pub use error::{ArchiveError, LOGIN};
 pub use index::{Cache, PackageIndex};
-pub use openpgp::{Keyring, SignatureError};
 pub use release::{Release, ReleaseEntry, ReleaseError};
 
 use crate::debian::mirror::Mirror;
+pub use crate::source::{Cleartext, Keyring, SignatureError};
 
 /// An archive, and what of it is wanted.
 #[derive(Debug, Clone)]

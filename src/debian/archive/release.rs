@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::time::{date, parse as parse_time};
 use impasto_store::sha256::Sha256;
+
+use crate::base::time::{date, parse as parse_time};
 
 /// How far an archive's clock may be ahead of ours, in seconds.
 const SKEW: u64 = 24 * 3600;

@@ -1,15 +1,14 @@
 //! Gets the Release of a source, signed by whom the source trusts.
 //! Knows where the signature is: within the file, or beside it.
 
-use super::cleartext::Cleartext;
 use super::client::{self, Client, DownloadSource};
 use super::error::ArchiveError;
-use super::openpgp::{Keyring, SignatureError, Verified};
 use super::release::Release;
 use super::{ArchiveSource, Trust};
 use crate::base::bounded;
 use crate::debian::mirror::Mirror;
 use crate::net::{DownloadCause, DownloadError, Expected};
+use crate::source::{Cleartext, Keyring, SignatureError, Verified};
 
 /// Bytes of a signed file, at most: Debian's own has 150 kB.
 const MAX_RELEASE: u64 = 16 << 20;

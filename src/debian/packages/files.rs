@@ -41,7 +41,7 @@ pub fn find(store: &Store, sha256: Sha256) -> Result<Option<BlobRef>, StoreError
     Ok(None)
 }
 
-/// Takes a file into the store whose SHA-256 has been verified. `now` is in seconds since 1970.
+/// Takes a package file into the store whose SHA-256 has been verified. `now` is in seconds since 1970.
 ///
 /// # Errors
 /// It cannot be read, or the store cannot be written.
@@ -51,21 +51,35 @@ pub fn keep(
     content: impl io::Read,
     now: u64,
 ) -> Result<BlobRef, StoreError> {
-    let blob = store.put_blob(content)?;
-    let action = action(package.sha256);
-    let file = OutputFile {
-        content: FileContent::Blob(blob),
-        mode: 0o644,
-    };
     let what = format!(
         "{} {} {}",
         package.name, package.version, package.architecture
     );
+    keep_file(store, package.sha256, &what, content, now)
+}
+
+/// The same for any file, which records call `what`.
+///
+/// # Errors
+/// It cannot be read, or the store cannot be written.
+pub fn keep_file(
+    store: &Store,
+    sha256: Sha256,
+    what: &str,
+    content: impl io::Read,
+    now: u64,
+) -> Result<BlobRef, StoreError> {
+    let blob = store.put_blob(content)?;
+    let action = action(sha256);
+    let file = OutputFile {
+        content: FileContent::Blob(blob),
+        mode: 0o644,
+    };
     store.put_claim(&Claim {
         action: action.digest(),
         kind: action.kind.to_owned(),
-        stage: what.clone(),
-        node: what,
+        stage: what.to_owned(),
+        node: what.to_owned(),
         recipe: String::new(),
         result: Outputs {
             files: BTreeMap::from([(NAME.to_owned(), file)]),

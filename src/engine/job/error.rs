@@ -20,6 +20,8 @@ use crate::engine::inputs::InputError;
 use crate::engine::plan::PlanError;
 use crate::net::{DownloadError, DownloaderError};
 use crate::sandbox::SandboxError;
+use crate::source::archive::ArchiveTreeError;
+use crate::source::git::GitError;
 use crate::source::vendor::VendorError;
 use crate::vm::VmError;
 
@@ -45,6 +47,9 @@ pub enum JobError {
     /// The Action could not be bound.
     #[error(transparent)]
     Plan(Box<PlanError>),
+    /// It uses the network, which the user forbids.
+    #[error("it has `network = true`, which --offline forbids")]
+    Offline,
     /// There is no sandbox for it here.
     #[error("{reason}")]
     NoSandbox { reason: String },
@@ -98,6 +103,15 @@ pub enum JobError {
         format: ForeignFormat,
         /// What of it is not read, where the format is.
         source: Option<Box<GateError>>,
+    },
+    /// A repository does not give a commit.
+    #[error(transparent)]
+    Git(Box<GitError>),
+    /// An archive gives no tree of files.
+    #[error("{what} cannot be used as a tree of files")]
+    Archive {
+        what: String,
+        source: Box<ArchiveTreeError>,
     },
     /// A compressed file gives no disk image.
     #[error("{what} cannot be used as a disk")]

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use impasto_stages::action::{Action, Bound, Format, ImportAs, Step};
+use impasto_store::Error as StoreError;
 use impasto_store::claim::{FileContent, OutputFile, Outputs};
 use impasto_store::convert::{ConvertOptions, ConvertTarget, Converted};
 use impasto_store::derived::{DerivedKey, DerivedRecord, DerivedRef};
@@ -18,12 +19,17 @@ use impasto_store::sha256::Sha256;
 
 use super::{Job, JobError, JobInput, JobOutput, create};
 use crate::base::bounded;
+use crate::debian::packages::files;
 use crate::disk::image::{self, ImageKind};
 use crate::disk::packed::{ImageUnpackError, ImageUnpacker};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::{Input, copy_file};
 use crate::engine::publish::{Draft, Target};
-use crate::net::{Checksum, Download, DownloadCause, Downloader, Expected, Options, Place};
+use crate::net::{
+    Checksum, Download, DownloadCause, Downloader, Expected, Options, Place, Redirects,
+};
+use crate::source::archive::TreePart;
+use crate::source::git::GitPart;
 
 /// A server of images may have to fetch a file itself before it sends the first byte.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -38,6 +44,19 @@ impl Job {
         };
         match step {
             Step::Import { input, as_a } => {
+                if let Some(Step::Unpack {
+                    strip,
+                    subdirectory,
+                }) = action.steps.get(1)
+                {
+                    let part = TreePart {
+                        strip: *strip,
+                        subdirectory: subdirectory.clone(),
+                    };
+                    if let Some(made) = self.take_in_directory(input, &part)? {
+                        return Ok(made);
+                    }
+                }
                 let Some((
                     _,
                     JobInput::Local {
@@ -70,6 +89,17 @@ impl Job {
                 self.take_in(action, file, &name, planned.mode, *as_a)
             }
             Step::Fetch { sha256, as_a } => self.fetch(action, *sha256, *as_a),
+            Step::FetchGit {
+                commit,
+                subdirectory,
+                submodules,
+            } => {
+                let part = GitPart {
+                    subdirectory: subdirectory.clone(),
+                    submodules: *submodules,
+                };
+                self.fetch_git(action, commit, &part)
+            }
             Step::Convert { .. } => self.convert(action),
             Step::Debs => self.debs(action),
             Step::Vendor { lock, spec } => self.vendored(action, lock, spec),
@@ -87,7 +117,8 @@ impl Job {
             | Step::AssembleDisk { .. }
             | Step::Resize { .. }
             | Step::Test { .. }
-            | Step::TestReport { .. } => {
+            | Step::TestReport { .. }
+            | Step::Unpack { .. } => {
                 panic!("BUG: a step for a sandbox was sent to the host")
             }
         }
@@ -100,6 +131,25 @@ impl Job {
         sha256: Sha256,
         as_a: ImportAs,
     ) -> Result<JobOutput, JobError> {
+        if let Some(blob) = files::find(&self.store, sha256)? {
+            // It came when it was locked.
+            let mut file = tempfile::tempfile_in(self.store.scratch()?.path())
+                .map_err(JobError::io("write", Path::new("a downloaded file")))?;
+            let copied = self.phase("copy the download", || {
+                io::copy(&mut self.store.open_blob(&blob.digest)?, &mut file).map_err(|source| {
+                    StoreError::Io {
+                        verb: "write",
+                        path: "a downloaded file".into(),
+                        source,
+                    }
+                })
+            });
+            // What is gone or damaged is got again.
+            match copied.map(drop) {
+                Ok(()) => return self.take_in(action, file, "what was downloaded", 0o644, as_a),
+                Err(error) => error.into_miss().map(drop)?,
+            }
+        }
         let mut places = Vec::new();
         for url in &action.hints.urls {
             places.push(Place::url(url).ok_or_else(|| JobError::NoUrl {
@@ -112,6 +162,11 @@ impl Job {
         let options = Options {
             stall: SILENCE,
             timeout: action.hints.timeout,
+            redirects: action
+                .hints
+                .redirects
+                .clone()
+                .map_or(Redirects::Anywhere, Redirects::Hosts),
             ..Options::default()
         };
         let downloader = Downloader::new(
@@ -164,6 +219,17 @@ impl Job {
         mode: u32,
         as_a: ImportAs,
     ) -> Result<JobOutput, JobError> {
+        if let Some(Step::Unpack {
+            strip,
+            subdirectory,
+        }) = action.steps.get(1)
+        {
+            let part = TreePart {
+                strip: *strip,
+                subdirectory: subdirectory.clone(),
+            };
+            return self.take_in_tree(file, name, &part);
+        }
         let io = JobError::io("read", Path::new(name));
         let image = image::recognize(&file).map_err(io)?;
         // Compressed files are of many kinds: one is a disk where the recipe says so.

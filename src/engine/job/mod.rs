@@ -14,7 +14,10 @@ mod sandboxed;
 mod shell;
 mod tested;
 mod tools;
+mod trees;
 mod vendored;
+
+pub(in crate::engine) use trees::git_place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -133,6 +136,9 @@ pub struct JobContext {
     pub recipe: String,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
+    pub recipe_dir: PathBuf,
+    /// What the recipe may read.
+    pub scope: Arc<Scope>,
     /// Where steps run, and what they see there.
     pub sandbox: SandboxSetup,
     /// Where package files come from; none where no node that is to run needs any.
@@ -275,6 +281,9 @@ impl Job {
                 });
             }
         };
+        if action.is_unlocked() && (self.context.proxies)().is_offline() {
+            return Err(JobError::Offline);
+        }
         let start = Instant::now();
         let made = match action.executor {
             Executor::Host => self.on_host(action)?,

@@ -6,21 +6,27 @@ use impasto_stages::action::{Slot, Step};
 use impasto_stages::package_set::{
     ARCHITECTURE, LockedPackage, PackageRequest, PackageSet, RequestRoot,
 };
+use impasto_stages::source::SourceRequest;
 use impasto_store::digest::BlobDigest;
+use impasto_store::sha256::Sha256;
 
 use crate::debian::distribution::OwnArchive;
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
-use crate::lock::{LockEntry, LockFile, LockPackage, LockTable, TOOLBOX};
+use crate::lock::{LockEntry, LockFile, LockPackage, LockSource, LockTable, TOOLBOX};
 
 /// What the lock has for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockState {
-    /// The node needs no packages.
+    /// The node needs nothing of the lock.
     NotNeeded,
     /// Its packages are known: the place of the entry among the lock's stages.
     Locked(usize),
+    /// What it gets from elsewhere is known: the place of the entry among the lock's sources.
+    Source(usize),
     /// The lock has nothing for it.
     Missing,
+    /// The lock has an entry for what it gets from elsewhere, but for something else: what changed.
+    StaleSource { why: String },
     /// The lock has an entry that is not right any more: why. Its place among the lock's stages.
     Stale {
         entry: usize,
@@ -41,7 +47,10 @@ pub enum LockState {
 impl LockState {
     /// Whether the node can be built.
     pub fn is_locked(&self) -> bool {
-        matches!(self, LockState::NotNeeded | LockState::Locked(_))
+        matches!(
+            self,
+            LockState::NotNeeded | LockState::Locked(_) | LockState::Source(_)
+        )
     }
 }
 
@@ -99,6 +108,14 @@ impl Graph {
         }
     }
 
+    /// The lock's entry of what a node gets from elsewhere, where it is right.
+    pub fn lock_source(&self, id: NodeId) -> Option<&LockSource> {
+        match self.lock_state(id) {
+            LockState::Source(place) => Some(&self.lock.file.sources[*place]),
+            _ => None,
+        }
+    }
+
     /// The packages of the tools that Actions with a toolbox use, where the lock names them.
     pub fn toolbox(&self) -> Option<&PackageSet> {
         self.lock.toolbox.as_ref()
@@ -144,8 +161,10 @@ impl Graph {
                 }
                 _ => state,
             };
-            if let LockState::Locked(entry) = &state {
-                self.fill(id, &lock.stages[*entry].set());
+            match &state {
+                LockState::Locked(entry) => self.fill(id, &lock.stages[*entry].set()),
+                LockState::Source(entry) => self.fill_source(id, &lock.sources[*entry]),
+                _ => {}
             }
             states.push(state);
         }
@@ -196,6 +215,18 @@ impl LockWalk {
     /// What the lock has for the next node, and what its packages are to be resolved against.
     pub(super) fn look(&self, graph: &Graph, lock: &LockFile, id: NodeId) -> (LockState, String) {
         let node = graph.node(id);
+        if let Some((lines, _)) = source_request(node) {
+            let state = refused(lock, LockTable::Source, &node.stage)
+                .unwrap_or_else(|| find_source(graph, id, lock, &lines));
+            let against = match &state {
+                LockState::Source(place) => match &lock.sources[*place].sha256 {
+                    Some(sha256) => fetched(sha256),
+                    None => self.before(graph, id),
+                },
+                _ => self.before(graph, id),
+            };
+            return (state, against);
+        }
         let Some(request) = &node.lowered.request else {
             return (LockState::NotNeeded, self.before(graph, id));
         };
@@ -228,7 +259,7 @@ impl LockWalk {
             .as_ref()
             .is_some_and(PackageRequest::is_builder);
         self.contents.push(match state {
-            LockState::NotNeeded => against.to_owned(),
+            LockState::NotNeeded | LockState::Source(_) => against.to_owned(),
             // What it installs is not on its disk.
             _ if builder => against.to_owned(),
             LockState::Locked(entry) => advance(against, &lock.stages[*entry]),
@@ -256,6 +287,50 @@ fn origin(node: &Node) -> String {
         }
     }
     digest(&text)
+}
+
+/// What a disk that was fetched is known by: the same as [`origin`] tells of one whose checksum is in the recipe.
+fn fetched(sha256: &Sha256) -> String {
+    digest(&format!("origin {sha256}"))
+}
+
+/// What a node gets from elsewhere that the lock is to name: the lines of the request, and the request.
+pub fn source_request(node: &Node) -> Option<(Vec<String>, &SourceRequest)> {
+    let hints = node.lowered.actions.iter().map(|action| &action.hints);
+    let mut asked = hints.filter_map(|hints| {
+        let request = hints.source.as_ref()?;
+        let url = hints.urls.first().map(String::as_str).unwrap_or_default();
+        Some((request.lines(url), request))
+    });
+    asked.next()
+}
+
+fn find_source(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String]) -> LockState {
+    let node = graph.node(id);
+    let of_stage = || {
+        let sources = lock.sources.iter().enumerate();
+        sources.filter(|(_, source)| *source.name == *node.stage)
+    };
+    let own: Vec<_> = node
+        .combinations
+        .iter()
+        .map(|place| graph.combination_name(*place))
+        .collect();
+    let mine = |source: &LockSource| {
+        source.combinations.is_empty() || own.iter().any(|name| source.combinations.contains(name))
+    };
+    let right = |source: &LockSource| source.request == lines;
+    // Its own first: others may want the same today, and something else tomorrow.
+    let fits = of_stage().find(|(_, source)| right(source) && mine(source));
+    if let Some((place, _)) = fits.or_else(|| of_stage().find(|(_, source)| right(source))) {
+        return LockState::Source(place);
+    }
+    match of_stage().find(|(_, source)| mine(source)) {
+        Some((_, source)) => LockState::StaleSource {
+            why: difference(&source.request, lines),
+        },
+        None => LockState::Missing,
+    }
 }
 
 fn digest(text: &str) -> String {
@@ -310,7 +385,7 @@ fn find(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String], against: &
     };
     LockState::Stale {
         entry: place,
-        why: difference(entry, lines),
+        why: difference(&entry.request, lines),
     }
 }
 
@@ -364,14 +439,13 @@ fn misfit(graph: &Graph, id: NodeId, entry: &LockEntry) -> Option<String> {
 }
 
 /// What is not any more as it was asked for.
-fn difference(entry: &LockEntry, lines: &[String]) -> String {
+fn difference(request: &[String], lines: &[String]) -> String {
     let new: Vec<_> = lines
         .iter()
-        .filter(|line| !entry.request.contains(line))
+        .filter(|line| !request.contains(line))
         .cloned()
         .collect();
-    let gone: Vec<_> = entry
-        .request
+    let gone: Vec<_> = request
         .iter()
         .filter(|line| !lines.contains(line))
         .cloned()

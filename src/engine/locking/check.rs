@@ -5,9 +5,9 @@ use std::collections::HashSet;
 
 use impasto_store::Store;
 
-use super::apply::LockState;
-use crate::engine::graph::{Graph, NodeId, NodeMap};
-use crate::lock::{self, LockEntry, LockFile, RefusedEntry, TOOLBOX};
+use super::apply::{LockState, source_request};
+use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
+use crate::lock::{self, LockEntry, LockFile, LockSource, RefusedEntry, TOOLBOX};
 use crate::recipe::Recipe;
 
 /// Why a lock is not enough.
@@ -33,16 +33,21 @@ impl Graph {
         let label = |id: &NodeId| &self.node(*id).label;
         let first = unlocked.first()?;
         let mut problem = match self.lock_state(*first) {
-            LockState::Stale { why, .. } => format!("is stale: stage {}: {why}", label(first)),
+            LockState::Stale { why, .. } | LockState::StaleSource { why } => {
+                format!("is stale: stage {}: {why}", label(first))
+            }
             LockState::Refused { name, why } => refusal(name, why),
             LockState::NoToolbox => {
                 format!("does not list the tools that stage {} needs", label(first))
+            }
+            _ if source_request(self.node(*first)).is_some() => {
+                format!("does not say what stage {} fetches", label(first))
             }
             _ => format!("has no packages for stage {}", label(first)),
         };
         for id in &unlocked[1..] {
             match self.lock_state(*id) {
-                LockState::Stale { why, .. } => {
+                LockState::Stale { why, .. } | LockState::StaleSource { why } => {
                     problem += &format!("\n  stage {}: {why}", label(id));
                 }
                 LockState::Refused { name, why } if name != TOOLBOX => {
@@ -60,7 +65,7 @@ impl Graph {
         let is_wrong = |id: &NodeId| {
             matches!(
                 self.lock_state(*id),
-                LockState::Stale { .. } | LockState::Refused { .. }
+                LockState::Stale { .. } | LockState::StaleSource { .. } | LockState::Refused { .. }
             )
         };
         Some(LockGap {
@@ -72,13 +77,22 @@ impl Graph {
 
     /// An entry of the lock that cannot be used, or is of no stage of the recipe, needed or not.
     pub fn foreign_entry(&self, recipe: &Recipe) -> Option<LockGap> {
-        let is_ghost = |entry: &&LockEntry| !recipe.stage_names.contains(entry.name.as_str());
-        let ghost = self.lock().stages.iter().find(is_ghost);
+        let is_ghost = |name: &&String| !recipe.stage_names.contains(name.as_str());
+        let lock = self.lock();
+        let packages = lock.stages.iter().map(|entry| &entry.name).find(is_ghost);
+        let source = lock
+            .sources
+            .iter()
+            .map(|source| &source.name)
+            .find(is_ghost);
+        let ghost = packages
+            .map(|name| (name, "packages"))
+            .or(source.map(|name| (name, "a source")));
         let (name, problem) = match (self.lock().refused.first(), ghost) {
             (Some(RefusedEntry { name, reason, .. }), _) => (name, refusal(name, reason)),
-            (None, Some(LockEntry { name, .. })) => (
+            (None, Some((name, what))) => (
                 name,
-                format!("has packages for stage {name}, which the recipe does not have"),
+                format!("has {what} for stage {name}, which the recipe does not have"),
             ),
             (None, None) => return None,
         };
@@ -117,55 +131,98 @@ fn refusal(name: &str, why: &str) -> String {
 /// where it is so already. A stage of which a combination is not locked stays as it is.
 fn tidied(graph: &Graph) -> Option<LockFile> {
     let lock = graph.lock();
-    let mut uses: Vec<Option<Vec<String>>> = vec![None; lock.stages.len()];
-    let mut open = HashSet::new();
-    let mut locked = HashSet::new();
+    let mut packages = EntryUses::new(lock.stages.len());
+    let mut sources = EntryUses::new(lock.sources.len());
     for id in graph.ids() {
         let node = graph.node(id);
         match graph.lock_state(id) {
-            LockState::Locked(place) => {
-                locked.insert(&*node.stage);
-                let names = node
-                    .combinations
-                    .iter()
-                    .map(|place| graph.combination_name(*place));
-                uses[*place]
-                    .get_or_insert_default()
-                    .extend(names.filter(|name| !name.is_empty()));
-            }
+            LockState::Locked(place) => packages.uses(graph, node, *place),
+            LockState::Source(place) => sources.uses(graph, node, *place),
             LockState::NotNeeded => {}
-            _ => drop(open.insert(&*node.stage)),
+            _ => {
+                packages.open.insert(&node.stage);
+                sources.open.insert(&node.stage);
+            }
         }
     }
-    for (entry, used) in lock.stages.iter().zip(&mut uses) {
-        if !locked.contains(entry.name.as_str()) || open.contains(entry.name.as_str()) {
-            *used = Some(entry.combinations.clone());
-        }
-    }
-    if lock
-        .stages
-        .iter()
-        .zip(&uses)
-        .all(|(entry, used)| used.as_ref() == Some(&entry.combinations))
-    {
+    let named = |entry: &LockEntry| (entry.name.clone(), entry.combinations.clone());
+    let stages = packages.tidied(lock.stages.iter().map(named));
+    let named = |source: &LockSource| (source.name.clone(), source.combinations.clone());
+    let sources = sources.tidied(lock.sources.iter().map(named));
+    if stages.is_none() && sources.is_none() {
         return None;
     }
-    let used = lock
-        .stages
-        .iter()
-        .zip(uses)
-        .filter_map(|(entry, used)| Some((entry, used?)));
-    let stages = used
-        .map(|(entry, combinations)| LockEntry {
-            combinations,
-            ..entry.clone()
-        })
-        .collect();
-    let mut tidied = LockFile {
-        stages,
-        toolbox: lock.toolbox.clone(),
-        refused: lock.refused.clone(),
-    };
+    let mut tidied = lock.clone();
+    if let Some(stages) = stages {
+        let entries = lock.stages.iter().zip(stages);
+        tidied.stages = entries
+            .filter_map(|(entry, combinations)| {
+                Some(LockEntry {
+                    combinations: combinations?,
+                    ..entry.clone()
+                })
+            })
+            .collect();
+    }
+    if let Some(used) = sources {
+        let entries = lock.sources.iter().zip(used);
+        tidied.sources = entries
+            .filter_map(|(source, combinations)| {
+                Some(LockSource {
+                    combinations: combinations?,
+                    ..source.clone()
+                })
+            })
+            .collect();
+    }
     tidied.sort();
     Some(tidied)
+}
+
+/// For which combinations the entries of one table are used.
+struct EntryUses<'g> {
+    /// By entry; none for one that nothing uses.
+    used: Vec<Option<Vec<String>>>,
+    /// Stages of which a combination is locked.
+    locked: HashSet<&'g str>,
+    /// Stages of which one is not.
+    open: HashSet<&'g str>,
+}
+
+impl<'g> EntryUses<'g> {
+    fn new(entries: usize) -> EntryUses<'g> {
+        EntryUses {
+            used: vec![None; entries],
+            locked: HashSet::new(),
+            open: HashSet::new(),
+        }
+    }
+
+    /// Notes that a node uses an entry.
+    fn uses(&mut self, graph: &Graph, node: &'g Node, place: usize) {
+        self.locked.insert(&node.stage);
+        let names = node
+            .combinations
+            .iter()
+            .map(|place| graph.combination_name(*place));
+        self.used[place]
+            .get_or_insert_default()
+            .extend(names.filter(|name| !name.is_empty()));
+    }
+
+    /// The combinations that each entry is to name; none where all do so already.
+    fn tidied(
+        mut self,
+        entries: impl Iterator<Item = (String, Vec<String>)>,
+    ) -> Option<Vec<Option<Vec<String>>>> {
+        let mut is_tidy = true;
+        for ((name, combinations), used) in entries.zip(&mut self.used) {
+            if !self.locked.contains(name.as_str()) || self.open.contains(name.as_str()) {
+                *used = Some(combinations);
+            } else {
+                is_tidy &= used.as_ref() == Some(&combinations);
+            }
+        }
+        (!is_tidy).then_some(self.used)
+    }
 }

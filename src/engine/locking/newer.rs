@@ -1,8 +1,10 @@
-//! Which locked packages have newer versions, and which stages run again where these are taken.
+//! Which locked packages have newer versions, which sources are others now, and which stages run again where these are taken.
 //! Knows nodes and entries; asks a package manager, which asks only signed indexes.
 
+use super::apply::source_request;
 use super::renew::{RenewError, base_of};
 use super::run::LockRun;
+use super::sources::NewerSource;
 use crate::engine::event::EventKind;
 use crate::engine::graph::{Graph, NodeId, NodeMap};
 use crate::lock::{NewerVersion, Pinning, ResolveQuery};
@@ -12,6 +14,8 @@ use crate::lock::{NewerVersion, Pinning, ResolveQuery};
 pub struct Newer {
     /// The newer versions, by the node that has an older one, in the order of the graph.
     pub versions: Vec<(NodeId, Vec<NewerVersion>)>,
+    /// What nodes get from elsewhere and is another one now, in the order of the graph.
+    pub sources: Vec<(NodeId, NewerSource)>,
     /// The nodes that taking them would run again.
     pub rebuild: Vec<NodeId>,
     /// Nodes whose packages are not locked, so that nothing is known of them.
@@ -36,6 +40,21 @@ impl LockRun<'_> {
             for id in graph.ids().filter(|id| needed[*id]) {
                 let node = graph.node(id);
                 dirty[id] = node.parents.iter().any(|(_, parent)| dirty[*parent]);
+                if source_request(node).is_some() {
+                    match graph.lock_source(id) {
+                        None => found.unlocked.push(id),
+                        // Nobody says of what else it is.
+                        Some(_) if security => {}
+                        Some(entry) => {
+                            let stage = node.label.clone();
+                            run.emit(EventKind::CompareStarted { stage });
+                            if let Some(newer) = run.newer_source(node, entry)? {
+                                dirty[id] = true;
+                                found.sources.push((id, newer));
+                            }
+                        }
+                    }
+                }
                 let Some(request) = &node.lowered.request else {
                     continue;
                 };

@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 
 use impasto_stages::ActionTemplate;
 use impasto_stages::package_set::{ARCHITECTURE, PackageRequest, RequestRoot};
+use impasto_store::Error as StoreError;
 
-use super::apply::{LockState, LockWalk, below, emulator};
+use super::apply::{LockState, LockWalk, below, emulator, source_request};
 use super::run::LockRun;
 use crate::debian::mirror::MirrorError;
 use crate::engine::cause::{SourceLocation, What};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
 use crate::lock::{
-    BaseLayer, InstalledBase, LockEntry, LockError, LockFile, LockTable, ManagerError,
+    BaseLayer, InstalledBase, LockEntry, LockError, LockFile, LockSource, LockTable, ManagerError,
     PackageManager, Pinning, ResolveQuery, TOOLBOX,
 };
+use crate::source::SourceLookupError;
 
 /// What happens to a node's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +67,17 @@ pub enum RenewError {
         "the packages of stage {stage} depend on those of stage {below}, which are no longer locked"
     )]
     Below { stage: String, below: String },
+    /// What a stage gets from elsewhere cannot be had, or not be believed.
+    #[error("what stage {stage} fetches cannot be locked{}", at(.place.as_ref()))]
+    Source {
+        stage: String,
+        /// Where the stage begins.
+        place: Option<SourceLocation>,
+        source: SourceLookupError,
+    },
+    /// What was downloaded cannot be kept.
+    #[error(transparent)]
+    Store(StoreError),
     /// The disk image that a stage begins with cannot be read.
     #[error("the packages of stage {stage}'s disk cannot be read: {reason}")]
     Image { stage: String, reason: String },
@@ -133,6 +146,18 @@ impl Renewer<'_, '_> {
             let (mut state, against) = walk.look(graph, lock, id);
             let changed_below = below(node).is_some_and(|below| resolved[below]);
             resolved[id] = changed_below;
+            if let Some(entry) = self.renewed_source(lock, id, &state)? {
+                let before = match &state {
+                    LockState::Source(place) => lock.sources[*place].sha256,
+                    _ => None,
+                };
+                resolved[id] |= before != entry.sha256;
+                put_source(lock, entry);
+                let against;
+                (state, against) = walk.look(graph, lock, id);
+                walk.pass(graph, lock, id, &state, &against);
+                continue;
+            }
             let place = match &state {
                 LockState::Locked(place) | LockState::Stale { entry: place, .. } => Some(*place),
                 _ => None,
@@ -167,6 +192,8 @@ impl Renewer<'_, '_> {
         }
         if renewal.prune {
             let stages = &self.run.recipe.stage_names;
+            lock.sources
+                .retain(|source| stages.contains(source.name.as_str()));
             lock.stages
                 .retain(|entry| stages.contains(entry.name.as_str()));
             lock.refused.retain(|entry| {
@@ -175,6 +202,28 @@ impl Renewer<'_, '_> {
         }
         lock.sort();
         Ok(())
+    }
+
+    /// What a node's source comes to now, where its choice says that it is asked for.
+    fn renewed_source(
+        &mut self,
+        lock: &LockFile,
+        id: NodeId,
+        state: &LockState,
+    ) -> Result<Option<LockSource>, RenewError> {
+        let before = match state {
+            LockState::Source(place) => Some(&lock.sources[*place]),
+            _ => None,
+        };
+        if source_request(self.graph.node(id)).is_none() {
+            return Ok(None);
+        }
+        match (self.renewal.choices[id].as_ref(), state) {
+            (Some(Choice::All), _) | (Some(Choice::Stay), LockState::Missing) => {
+                self.run.resolve_source(self.graph, id, before).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Asks the package manager for a node's packages, and makes its answer the node's entry.
@@ -337,7 +386,7 @@ fn keep<'e>(
     changed_below: bool,
 ) -> Option<Pinning<'e>> {
     match (choice, state, before) {
-        (None, ..) | (_, LockState::NotNeeded, _) => None,
+        (None, ..) | (_, LockState::NotNeeded | LockState::Source(_), _) => None,
         (Some(Choice::Stay), LockState::Locked(_), _) => None,
         (Some(Choice::Stay), LockState::Stale { .. }, Some(before)) if changed_below => {
             Some(Pinning::AllBut(before, &[]))
@@ -393,6 +442,23 @@ fn check(entry: &LockEntry, stage: &str) -> Result<(), RenewError> {
             stage: stage.to_owned(),
             problem,
         })
+}
+
+/// Puts what a stage gets from elsewhere into the place of what the lock has for it.
+fn put_source(lock: &mut LockFile, source: LockSource) {
+    lock.refused
+        .retain(|refused| refused.table != LockTable::Source || refused.name != source.name);
+    for other in lock
+        .sources
+        .iter_mut()
+        .filter(|other| other.name == source.name)
+    {
+        let mine = &source.combinations;
+        other.combinations.retain(|name| !mine.contains(name));
+    }
+    lock.sources
+        .retain(|other| other.name != source.name || !other.combinations.is_empty());
+    lock.sources.push(source);
 }
 
 /// Puts an entry into the place of what the lock has for its stage and combinations.

@@ -19,7 +19,7 @@ use crate::engine::graph::{Graph, NodeMap};
 use crate::engine::history::RecipeState;
 use crate::engine::roots::{InUse, UsedPackages};
 use crate::engine::run::RunConfig;
-use crate::lock::{self, LockEntry, PackageManager};
+use crate::lock::{self, LockEntry, LockSource, PackageManager};
 use crate::recipe::Recipe;
 
 /// How often it is told how much has come.
@@ -30,7 +30,9 @@ pub struct LockRun<'a> {
     pub(super) recipe: &'a Recipe,
     /// Counts what comes into it.
     pub(super) store: Store,
-    meter: Arc<Meter>,
+    pub(super) meter: Arc<Meter>,
+    /// Tells whoever is asked that the user interrupts it.
+    pub(super) cancel: CancelToken,
     pub(super) config: RunConfig<'a>,
     pub(super) start: Instant,
     pub(super) events: &'a mut dyn FnMut(&Event),
@@ -52,6 +54,7 @@ impl<'a> LockRun<'a> {
             recipe,
             store: store.metered(meter.clone()),
             meter,
+            cancel: CancelToken::new(),
             config,
             start,
             events,
@@ -132,6 +135,7 @@ impl<'a> LockRun<'a> {
         ask: impl FnOnce(&mut Self, &dyn PackageManager) -> Result<T, RenewError>,
     ) -> Result<T, RenewError> {
         let interrupt = self.config.interrupt.listen();
+        self.cancel = interrupt.token();
         let (store, sandbox) = (self.store.clone(), self.config.sandbox.clone());
         let manager = self.config.packages.manager(ManagerContext {
             store: &store,
@@ -209,6 +213,16 @@ impl<'a> LockRun<'a> {
             stage: stage.to_owned(),
             packages: entry.packages.len(),
             bytes: entry.bytes(),
+            wall_ms: begun.elapsed().as_millis() as u64,
+        });
+    }
+
+    /// Tells that what a stage gets from elsewhere is known.
+    pub(super) fn end_source(&mut self, stage: &str, entry: &LockSource, begun: Instant) {
+        self.emit(EventKind::ResolveFinished {
+            stage: stage.to_owned(),
+            packages: 0,
+            bytes: entry.size.unwrap_or_default(),
             wall_ms: begun.elapsed().as_millis() as u64,
         });
     }

@@ -74,8 +74,8 @@ impl Engine<'_> {
         let below = start.and_then(|(_, outputs)| outputs.tree);
         let inputs = template.inputs.iter().filter_map(|(name, slot)| {
             let (parent, hit, file) = match slot {
-                Slot::Local(path) | Slot::LocalWithTimes(path) => {
-                    let (path, input, scope) = self.planner.input(path)?;
+                Slot::Local(_) | Slot::LocalWithTimes(_) | Slot::LocalPart { .. } => {
+                    let (path, input, scope) = self.planner.input(slot)?;
                     return Some((name.clone(), JobInput::Local { path, input, scope }));
                 }
                 Slot::Toolbox | Slot::Firmware { .. } => return None,
@@ -148,6 +148,8 @@ impl Engine<'_> {
             Arc::new(JobContext {
                 recipe: config.recipe.clone(),
                 dir: config.dir.clone(),
+                recipe_dir: self.planner.dir().to_owned(),
+                scope: self.planner.scope().clone(),
                 sandbox: config.sandbox.clone(),
                 packages: self.packages.clone(),
                 proxies: config.proxies.clone(),

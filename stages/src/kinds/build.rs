@@ -166,6 +166,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         params
             .get(SOURCE)
             .and_then(common::file_slot)
+            .map(|slot| common::without(slot, &params.texts("ignore")))
             .map(|slot| (SOURCE.to_owned(), slot)),
     );
     if action.outputs.is_empty() && params.get("output").is_some() {

@@ -292,6 +292,26 @@ pub(crate) fn file_slot(value: &Value) -> Option<Slot> {
     }
 }
 
+/// What of directories is left out, for kinds that read directories of the user's.
+pub(crate) const IGNORE: ParamSpec = ParamSpec::optional(
+    "ignore",
+    Type::List(&Type::Text),
+    "Patterns of files that are left out of directories, as in gitignore(5): \"target/\", \"*.orig\", \"!keep.orig\". A \
+     file `.impastoignore` beside the recipe or in a directory does the same for everything below it.",
+);
+
+/// The slot without what patterns name, where it is a directory of the user's.
+pub(crate) fn without(slot: Slot, ignore: &[String]) -> Slot {
+    match slot {
+        Slot::Local(path) if !ignore.is_empty() => Slot::LocalPart {
+            path,
+            ignore: ignore.to_vec(),
+            with_times: false,
+        },
+        slot => slot,
+    }
+}
+
 /// Checks a path inside the guest: absolute, without `..`, without NUL.
 pub(crate) fn check_guest_path(param: &'static str, path: &str) -> Result<(), ParamError> {
     let problem = if !path.starts_with('/') {

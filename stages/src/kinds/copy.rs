@@ -41,6 +41,7 @@ const ENTRY: &[ParamSpec] = &[
         Type::File,
         "A file or directory, or another stage's file.",
     ),
+    common::IGNORE,
     ParamSpec::optional(
         "content",
         Type::Text,
@@ -119,9 +120,14 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
                 .help("omit `mtime`: the file gets the recipe's source_date_epoch"),
             ),
             (Some(slot), None) => {
-                let slot = match slot {
-                    Slot::Local(path) if keep_times => Slot::LocalWithTimes(path),
-                    slot => slot,
+                let slot = match (slot, ignored(entry("ignore"))) {
+                    (Slot::Local(path), ignore) if !ignore.is_empty() => Slot::LocalPart {
+                        path,
+                        ignore,
+                        with_times: keep_times,
+                    },
+                    (Slot::Local(path), _) if keep_times => Slot::LocalWithTimes(path),
+                    (slot, _) => slot,
                 };
                 let input = format!("{index:04}-{}", name_of(&slot));
                 action.inputs.insert(input.clone(), slot);
@@ -175,10 +181,23 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     }
 }
 
+/// The patterns of an entry.
+fn ignored(value: Option<&Value>) -> Vec<String> {
+    let items = match value.map(|value| &value.data) {
+        Some(Data::List(items)) => items.as_slice(),
+        _ => &[],
+    };
+    items
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}
+
 /// A short name for people: the last part of a path, or the file's name.
 fn name_of(slot: &Slot) -> &str {
     let path = match slot {
-        Slot::Local(path) | Slot::LocalWithTimes(path) => path,
+        Slot::Local(path) | Slot::LocalWithTimes(path) | Slot::LocalPart { path, .. } => path,
         Slot::StageFile { file, .. } => file,
         Slot::Stage(stage) => stage,
         Slot::Unit { .. } => "unit",

@@ -59,9 +59,9 @@ const PARAMS: &[ParamSpec] = &[
         "source",
         Type::File,
         "The modules' source: a directory, or an archive that tar reads (such as .tar.xz), your own, fetched, or made \
-         by another stage. The stage has no network and does not run git: use a directory with a clone, or `fetch` the \
-         archive that a forge offers for a commit.",
+         by another stage. The stage has no network: a commit of a repository comes by `fetch` with `git`.",
     ),
+    common::IGNORE,
     ParamSpec::optional(
         "directory",
         Type::Text,
@@ -207,6 +207,7 @@ fn compile(
         params
             .get(SOURCE)
             .and_then(common::file_slot)
+            .map(|slot| common::without(slot, &params.texts("ignore")))
             .map(|slot| (SOURCE.to_owned(), slot)),
     );
     if let Some(name) = params.text("ccache").filter(|name| !name.is_empty()) {

@@ -26,6 +26,7 @@ pub(crate) const STEPS: &[ParamSpec] = &[
         Type::Map(&Type::File),
         "Files and directories that the steps can read, as /run/impasto/inputs/NAME: paths, or other stages' files.",
     ),
+    common::IGNORE,
 ];
 
 /// Adds what [`STEPS`] and `output` say to an Action. Paths of outputs that are not absolute begin in the directory `work`.
@@ -72,11 +73,11 @@ pub(crate) fn add(
                 .help("remove one of them, or split the stage in two"),
         ),
     }
+    let ignore = params.texts("ignore");
     for (name, value) in params.pairs("inputs") {
         errors.extend(common::check_name("inputs", name).err());
-        action
-            .inputs
-            .extend(common::file_slot(value).map(|slot| (name.clone(), slot)));
+        let slot = common::file_slot(value).map(|slot| common::without(slot, &ignore));
+        action.inputs.extend(slot.map(|slot| (name.clone(), slot)));
     }
     action.outputs = params.text_map("output");
     for (name, path) in &mut action.outputs {

@@ -224,6 +224,8 @@ impl Job {
             | Step::Initramfs { .. }
             | Step::Archive { .. }
             | Step::Iso { .. }
+            | Step::FetchGit { .. }
+            | Step::Unpack { .. }
             | Step::AssembleDisk { .. }
             | Step::Resize { .. } => {
                 panic!("BUG: a step for others was sent to a guest")

@@ -1,5 +1,5 @@
 //! Verifies OpenPGP signatures of texts against a keyring: mathematics by a library, validity of keys here.
-//! Knows keys and signatures, not archives.
+//! Knows keys and signatures, not what the texts are for.
 //!
 //! A key of a certificate may sign where its newest self-signature (for a subkey: its binding) says so, and where neither
 //! it nor the certificate is expired or revoked. Self-signatures over weak digests give nothing, but still take away.
@@ -18,7 +18,7 @@ use pgp::ser::Serialize;
 use pgp::types::{KeyDetails, Tag};
 
 use super::cleartext::Cleartext;
-use super::time::date;
+use crate::base::time::date;
 
 /// How far the clock of whoever signed may be ahead of ours, in seconds.
 const SKEW: u64 = 24 * 3600;

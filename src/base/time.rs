@@ -1,10 +1,10 @@
-//! Times as archives write them. Knows no clock.
+//! Times as servers and archives write them, and as people read them. Knows no clock.
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
-/// Reads a time as Release files give it (`Sat, 11 Jul 2026 10:16:37 UTC`), in seconds since 1970.
-pub(super) fn parse(text: &str) -> Option<u64> {
+/// Reads a time as HTTP and Release files give it (`Sat, 11 Jul 2026 10:16:37 UTC`), in seconds since 1970.
+pub fn parse(text: &str) -> Option<u64> {
     static PARSER: DateTimeParser = DateTimeParser::new().relaxed_weekday(true);
     // The RFC's own word for it is GMT; archives write either.
     let text = text.trim();
@@ -16,7 +16,7 @@ pub(super) fn parse(text: &str) -> Option<u64> {
 }
 
 /// A time for people, in UTC.
-pub(super) fn date(seconds: u64) -> String {
+pub fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds)
         .ok()
         .and_then(|seconds| Timestamp::from_second(seconds).ok());
