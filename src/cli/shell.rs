@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use clap::Args;
+use impasto_stages::package_set::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::chain::open_file_path;
 use impasto_store::digest::ActionDigest;
@@ -16,15 +17,19 @@ use super::error::CliError;
 use super::hint::job_help;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, SandboxChoice, exit};
-use crate::base::bounded;
+use crate::base::cancel::CancelToken;
+use crate::base::{bounded, human};
+use crate::debian::packages;
+use crate::debian::packages::host::PackageHost;
 use crate::engine::cause::About;
 use crate::engine::event::Event;
 use crate::engine::failed::{AGAIN, FailedState, StoredRoot};
 use crate::engine::graph::{NodeId, Selection};
 use crate::engine::job::{JobError, ShellRequest};
+use crate::engine::locking;
 use crate::engine::plan::PlanState;
 use crate::engine::run::Engine;
-use crate::sandbox::{SandboxJob, ShellCommand};
+use crate::sandbox::{Emulator, SandboxJob, ShellCommand};
 use crate::ui;
 use crate::vm::VmError;
 
@@ -77,7 +82,14 @@ impl Shell {
                 let scratch = store.scratch()?;
                 let overlay = scratch.path().join("overlay.qcow2");
                 let action = &node.lowered.actions[0];
+                let emulator = (node.architecture != ARCHITECTURE)
+                    .then(|| {
+                        let host = session.package_host(mirrors);
+                        emulator(&loaded, &store, &host, interrupt.token(), id)
+                    })
+                    .transpose()?;
                 let job = SandboxJob {
+                    emulator,
                     work: scratch.path(),
                     overlay: &overlay,
                     chain: chain.paths(),
@@ -156,6 +168,40 @@ impl Shell {
             ));
         }
     }
+}
+
+/// What runs the programs of a node's disk, which are for another machine: of the tools that the lock names.
+fn emulator(
+    loaded: &Loaded,
+    store: &Store,
+    host: &PackageHost,
+    cancel: CancelToken,
+    id: NodeId,
+) -> Result<Emulator, CliError> {
+    let node = loaded.graph.node(id);
+    let failed = |message: String| CliError::Other {
+        message,
+        help: None,
+        code: exit::INTERNAL,
+    };
+    let tools = loaded.graph.toolbox().ok_or_else(|| {
+        failed(format!(
+            "the lock has no tools that could run programs for {}",
+            node.architecture
+        ))
+    })?;
+    let fetcher = || {
+        locking::fetcher(
+            host,
+            store,
+            &loaded.recipe.dir,
+            &loaded.graph,
+            cancel.clone(),
+        )
+    };
+    let tools = packages::tools::tools(store, tools, &fetcher, &cancel)
+        .map_err(|error| failed(human::with_causes(&error)))?;
+    Ok(Emulator::of_tools(&tools, &node.architecture)?)
 }
 
 /// The state in which a node failed, with its overlay, where that was with what it is to do now.

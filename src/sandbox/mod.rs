@@ -161,9 +161,29 @@ pub struct Emulator {
     pub program: Vec<u8>,
 }
 
-/// The name of the emulator's program for an architecture, in Debian's package qemu-user-static; none where it has none.
-pub fn emulator_of(architecture: &str) -> Option<&'static str> {
-    emulate::emulator_of(architecture).ok()
+/// Longest program of an emulator, in bytes.
+const MAX_EMULATOR: u64 = 64 << 20;
+
+impl Emulator {
+    /// The emulator for an architecture, out of a tree of tools with Debian's package qemu-user-static.
+    ///
+    /// # Errors
+    /// There is none for this architecture, or it cannot be read.
+    pub fn of_tools(tools: &Path, architecture: &str) -> Result<Emulator, SandboxError> {
+        let name = emulate::emulator_of(architecture).map_err(|error| {
+            SandboxError::HostLacks(Problem::new(
+                protocol::ProblemKind::HostLacks,
+                error.to_string(),
+            ))
+        })?;
+        let path = tools.join("usr/bin").join(name);
+        let program = crate::base::bounded::read(&path, MAX_EMULATOR)
+            .map_err(SandboxError::io("read", &path))?;
+        Ok(Emulator {
+            architecture: architecture.to_owned(),
+            program,
+        })
+    }
 }
 
 impl SandboxJob<'_> {

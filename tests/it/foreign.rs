@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use impasto::deb::control;
 use impasto::debian::toolbox::EMULATOR;
-use impasto::sandbox::{Emulator, Outcome, SandboxInput, SandboxJob, emulator_of};
+use impasto::sandbox::{Emulator, Outcome, SandboxInput, SandboxJob};
 use impasto::vm::MachineType;
 
 use crate::debian::{once, run};
@@ -35,14 +35,8 @@ fn busybox() -> PathBuf {
 }
 
 fn emulator() -> Emulator {
-    let toolbox = make_toolbox("toolbox-1-emulator", &[EMULATOR]);
-    let program = toolbox
-        .join("usr/bin")
-        .join(emulator_of(MACHINE).expect("there is an emulator for arm64"));
-    Emulator {
-        architecture: MACHINE.to_owned(),
-        program: fs::read(program).unwrap(),
-    }
+    let tools = make_toolbox("toolbox-1-emulator", &[EMULATOR]);
+    Emulator::of_tools(&tools, MACHINE).unwrap()
 }
 
 fn registry() -> usize {

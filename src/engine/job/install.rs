@@ -17,7 +17,7 @@ use crate::debian::packages::fetch::{DemandError, title};
 use crate::debian::packages::files;
 use crate::debian::packages::tools::{ToolsError, tools};
 use crate::engine::inputs::{Input, copy_file};
-use crate::sandbox::{Emulator, Problem, SandboxError, emulator_of, protocol::ProblemKind};
+use crate::sandbox::Emulator;
 
 /// How inputs are called that are package files of the user's.
 pub(super) const LOCAL: &str = "package-";
@@ -27,9 +27,6 @@ pub(crate) const WAITING: &str = "waiting for packages";
 
 /// The directory with them, among the trees of a sandbox.
 pub(super) const TREE: &str = "packages";
-
-/// Longest program of an emulator, in bytes.
-const MAX_EMULATOR: u64 = 64 << 20;
 
 impl Job {
     /// Lays out a set's files in a new directory: packages under [`files::file_name`], an index of them, `Packages`, and
@@ -115,21 +112,8 @@ impl Job {
 
     /// The toolbox's program that runs those of an architecture.
     pub(super) fn emulator(&self, architecture: &str) -> Result<Emulator, JobError> {
-        let missing = |what: String| {
-            let problem = Problem::new(ProblemKind::HostLacks, what);
-            JobError::Sandbox(SandboxError::HostLacks(problem))
-        };
-        let name = emulator_of(architecture)
-            .ok_or_else(|| missing(format!("no emulator is known for {architecture} programs")))?;
-        let path = self
-            .phase("get the tools", || self.tools())?
-            .join("usr/bin")
-            .join(name);
-        let program = bounded::read(&path, MAX_EMULATOR).map_err(JobError::io("read", &path))?;
-        Ok(Emulator {
-            architecture: architecture.to_owned(),
-            program,
-        })
+        let tools = self.phase("get the tools", || self.tools())?;
+        Ok(Emulator::of_tools(&tools, architecture)?)
     }
 
     /// Copies the user's own package files, and gives their SHA-256.
