@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::stream::{Stream, StreamBuilder};
-use super::{Member, MemberError, MemberKind};
+use super::stream::{MediaStream, StreamBuilder};
+use super::{ArchiveMember, MemberError, MemberKind};
 
 /// What the form can say of a file's size.
 const MOST: u64 = u32::MAX as u64;
@@ -15,7 +15,7 @@ const BLOCK: u64 = 512;
 
 /// What a head says beside the name.
 #[derive(Default)]
-struct Head {
+struct CpioHead {
     inode: u32,
     mode: u32,
     uid: u32,
@@ -30,7 +30,7 @@ struct Head {
 ///
 /// # Errors
 /// A file is larger than the form can say, or `epoch` is.
-pub fn stream(members: &[Member], epoch: u64) -> Result<Stream, MemberError> {
+pub fn stream(members: &[ArchiveMember], epoch: u64) -> Result<MediaStream, MemberError> {
     let time = u32::try_from(epoch).map_err(|_| MemberError {
         path: b"source_date_epoch".to_vec(),
         problem: "is later than a cpio archive can say",
@@ -71,7 +71,7 @@ pub fn stream(members: &[Member], epoch: u64) -> Result<Stream, MemberError> {
             MemberKind::Fifo => (0o010_000, (0, 0)),
             MemberKind::Socket => (0o140_000, (0, 0)),
         };
-        let head = Head {
+        let head = CpioHead {
             inode: names.map_or(0, |names| names.inode),
             mode: kind | member.mode,
             uid: member.uid,
@@ -96,9 +96,9 @@ pub fn stream(members: &[Member], epoch: u64) -> Result<Stream, MemberError> {
     put_head(
         &mut builder,
         END,
-        &Head {
+        &CpioHead {
             links,
-            ..Head::default()
+            ..CpioHead::default()
         },
         0,
     );
@@ -106,7 +106,7 @@ pub fn stream(members: &[Member], epoch: u64) -> Result<Stream, MemberError> {
     Ok(builder.finish())
 }
 
-fn put_head(builder: &mut StreamBuilder, name: &[u8], head: &Head, time: u32) {
+fn put_head(builder: &mut StreamBuilder, name: &[u8], head: &CpioHead, time: u32) {
     let time = if name == END { 0 } else { time };
     let fields = [
         head.inode,
@@ -134,7 +134,7 @@ fn put_head(builder: &mut StreamBuilder, name: &[u8], head: &Head, time: u32) {
 }
 
 /// The names of one file.
-struct Names<'m> {
+struct LinkedNames<'m> {
     /// The last of them.
     last: &'m [u8],
     count: u32,
@@ -145,11 +145,11 @@ struct Names<'m> {
 }
 
 /// Files with several names, by the first.
-fn linked(members: &[Member]) -> BTreeMap<&[u8], Names<'_>> {
-    let mut linked: BTreeMap<&[u8], Names<'_>> = BTreeMap::new();
+fn linked(members: &[ArchiveMember]) -> BTreeMap<&[u8], LinkedNames<'_>> {
+    let mut linked: BTreeMap<&[u8], LinkedNames<'_>> = BTreeMap::new();
     for member in members {
         if let MemberKind::HardLink { first } = &member.kind {
-            let names = linked.entry(first).or_insert(Names {
+            let names = linked.entry(first).or_insert(LinkedNames {
                 last: &member.path,
                 count: 1,
                 file: 0,
@@ -183,8 +183,8 @@ mod tests {
     use super::*;
     use crate::media::stream::Memory;
 
-    fn member(path: &str, kind: MemberKind) -> Member {
-        Member {
+    fn member(path: &str, kind: MemberKind) -> ArchiveMember {
+        ArchiveMember {
             path: path.as_bytes().to_vec(),
             kind,
             mode: 0o644,
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    fn link(path: &str, first: &str) -> Member {
+    fn link(path: &str, first: &str) -> ArchiveMember {
         let first = first.as_bytes().to_vec();
         member(path, MemberKind::HardLink { first })
     }

@@ -15,7 +15,7 @@ pub mod tar;
 
 /// Something that goes into an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub struct ArchiveMember {
     /// Its path without a slash before or behind it; `.` for the root.
     pub path: Vec<u8>,
     pub kind: MemberKind,
@@ -32,7 +32,7 @@ pub struct Member {
 pub enum MemberKind {
     Dir,
     File {
-        /// Its number in the [`stream::Source`].
+        /// Its number in the [`stream::ByteSource`].
         file: usize,
         /// Its length in bytes.
         size: u64,

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use zlib_rs::{Deflate, DeflateFlush, Status};
 
-use super::stream::{Piece, Source, Stream};
+use super::stream::{ByteSource, MediaPiece, MediaStream};
 
 /// Pieces that are worked on at once.
 const AT_ONCE: usize = 32;
@@ -29,7 +29,7 @@ const XZ_BLOCK: u64 = 32 << 20;
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
+pub enum StreamPacking {
     None,
     /// A level from 1 to 9.
     Gzip(i32),
@@ -78,7 +78,7 @@ pub struct Earlier {
 
 /// What was written.
 #[derive(Debug, Default)]
-pub struct Packed {
+pub struct PackedStream {
     /// What the next file can take over; none for forms that take over nothing.
     pub index: Option<PieceIndex>,
     /// Pieces that an earlier file had.
@@ -93,24 +93,24 @@ pub struct Packed {
 /// # Errors
 /// A file cannot be read or written; [`io::ErrorKind::Interrupted`] where `progress` said no.
 pub fn write(
-    stream: &Stream,
-    source: &dyn Source,
-    packing: Packing,
+    stream: &MediaStream,
+    source: &dyn ByteSource,
+    packing: StreamPacking,
     earlier: Option<&Earlier>,
     out: &File,
     progress: &dyn Fn(u64) -> bool,
-) -> io::Result<Packed> {
+) -> io::Result<PackedStream> {
     let pieces = stream.pieces().len();
     match packing {
-        Packing::Gzip(level) => gzip(stream, source, level, earlier, out, progress),
-        Packing::None => {
+        StreamPacking::Gzip(level) => gzip(stream, source, level, earlier, out, progress),
+        StreamPacking::None => {
             copy(stream, source, &mut io::BufWriter::new(out), progress)?;
-            Ok(Packed {
+            Ok(PackedStream {
                 pieces,
-                ..Packed::default()
+                ..PackedStream::default()
             })
         }
-        Packing::Zstd(level) => {
+        StreamPacking::Zstd(level) => {
             let mut encoder = zstd::Encoder::new(out, level)?;
             // One is enough for the form that many give, so that the number of processors does not matter.
             encoder.multithread(threads())?;
@@ -118,12 +118,12 @@ pub fn write(
             encoder.set_pledged_src_size(Some(stream.length()))?;
             copy(stream, source, &mut encoder, progress)?;
             encoder.finish()?;
-            Ok(Packed {
+            Ok(PackedStream {
                 pieces,
-                ..Packed::default()
+                ..PackedStream::default()
             })
         }
-        Packing::Xz(level) => {
+        StreamPacking::Xz(level) => {
             let mut encoder = liblzma::stream::MtStreamBuilder::new();
             // Kernels know no other sum.
             encoder.check(liblzma::stream::Check::Crc32);
@@ -135,9 +135,9 @@ pub fn write(
             let mut encoder = liblzma::write::XzEncoder::new_stream(out, encoder);
             copy(stream, source, &mut encoder, progress)?;
             encoder.finish()?;
-            Ok(Packed {
+            Ok(PackedStream {
                 pieces,
-                ..Packed::default()
+                ..PackedStream::default()
             })
         }
     }
@@ -153,8 +153,8 @@ fn stopped() -> io::Error {
 
 /// Writes a stream as it is; its pieces are read by all processors.
 fn copy(
-    stream: &Stream,
-    source: &dyn Source,
+    stream: &MediaStream,
+    source: &dyn ByteSource,
     out: &mut impl Write,
     progress: &dyn Fn(u64) -> bool,
 ) -> io::Result<()> {
@@ -177,19 +177,19 @@ fn copy(
 
 /// Where an earlier file has a piece.
 #[derive(Clone, Copy)]
-struct Place {
+struct PiecePlace {
     offset: u64,
     piece: PackedPiece,
 }
 
 fn gzip(
-    stream: &Stream,
-    source: &dyn Source,
+    stream: &MediaStream,
+    source: &dyn ByteSource,
     level: i32,
     earlier: Option<&Earlier>,
     mut out: &File,
     progress: &dyn Fn(u64) -> bool,
-) -> io::Result<Packed> {
+) -> io::Result<PackedStream> {
     let encoder = format!("{ENCODERS}, gzip {level}");
     let mut known = HashMap::new();
     if let Some(earlier) = earlier.filter(|earlier| earlier.index.encoder == encoder) {
@@ -197,7 +197,7 @@ fn gzip(
         for piece in &earlier.index.pieces {
             known.insert(
                 piece.identity,
-                Place {
+                PiecePlace {
                     offset,
                     piece: *piece,
                 },
@@ -205,7 +205,7 @@ fn gzip(
             offset += piece.packed;
         }
     }
-    let work = |piece: &Piece| -> io::Result<(PackedPiece, Vec<u8>, bool)> {
+    let work = |piece: &MediaPiece| -> io::Result<(PackedPiece, Vec<u8>, bool)> {
         let identity = piece.identity(source)?;
         if let (Some(place), Some(earlier)) = (known.get(&identity), earlier) {
             let mut packed = vec![0; place.piece.packed as usize];
@@ -246,7 +246,7 @@ fn gzip(
     // The length, as far as four bytes go.
     out.write_all(&(done as u32).to_le_bytes())?;
     let pieces = index.pieces.len();
-    Ok(Packed {
+    Ok(PackedStream {
         index: Some(index),
         kept,
         pieces,
@@ -299,7 +299,7 @@ mod tests {
         )
     }
 
-    fn stream(memory: &Memory) -> (Stream, Vec<u8>) {
+    fn stream(memory: &Memory) -> (MediaStream, Vec<u8>) {
         let mut builder = StreamBuilder::default();
         for (index, bytes) in memory.0.iter().enumerate() {
             builder.begin(&[index as u8]);
@@ -309,11 +309,11 @@ mod tests {
     }
 
     fn written(
-        stream: &Stream,
+        stream: &MediaStream,
         memory: &Memory,
-        packing: Packing,
+        packing: StreamPacking,
         earlier: Option<&Earlier>,
-    ) -> (Vec<u8>, Packed) {
+    ) -> (Vec<u8>, PackedStream) {
         let mut file = tempfile::tempfile().unwrap();
         let packed = write(stream, memory, packing, earlier, &file, &|_| true).unwrap();
         let mut bytes = Vec::new();
@@ -327,30 +327,30 @@ mod tests {
         let memory = files();
         let (stream, plain) = stream(&memory);
         for packing in [
-            Packing::None,
-            Packing::Gzip(1),
-            Packing::Gzip(6),
-            Packing::Gzip(9),
-            Packing::Xz(1),
-            Packing::Zstd(3),
+            StreamPacking::None,
+            StreamPacking::Gzip(1),
+            StreamPacking::Gzip(6),
+            StreamPacking::Gzip(9),
+            StreamPacking::Xz(1),
+            StreamPacking::Zstd(3),
         ] {
             let (bytes, _) = written(&stream, &memory, packing, None);
             let mut back = Vec::new();
             match packing {
-                Packing::None => back.clone_from(&bytes),
-                Packing::Gzip(_) => {
+                StreamPacking::None => back.clone_from(&bytes),
+                StreamPacking::Gzip(_) => {
                     flate2::read::GzDecoder::new(&bytes[..])
                         .read_to_end(&mut back)
                         .map(drop)
                         .unwrap();
                 }
-                Packing::Xz(_) => {
+                StreamPacking::Xz(_) => {
                     liblzma::read::XzDecoder::new(&bytes[..])
                         .read_to_end(&mut back)
                         .map(drop)
                         .unwrap();
                 }
-                Packing::Zstd(_) => back = zstd::decode_all(&bytes[..]).unwrap(),
+                StreamPacking::Zstd(_) => back = zstd::decode_all(&bytes[..]).unwrap(),
             }
             assert!(back == plain, "{packing:?}");
             let one = rayon::ThreadPoolBuilder::new()
@@ -366,14 +366,14 @@ mod tests {
     fn pieces_are_taken_over_and_the_bytes_do_not_tell() {
         let mut memory = files();
         let (before, _) = stream(&memory);
-        let (bytes, packed) = written(&before, &memory, Packing::Gzip(6), None);
+        let (bytes, packed) = written(&before, &memory, StreamPacking::Gzip(6), None);
         let index = PieceIndex::of_bytes(&packed.index.unwrap().to_bytes()).unwrap();
         let file = copied(&bytes[..], tempfile::tempfile().unwrap()).unwrap();
         let earlier = Earlier { index, file };
         memory.0[20].extend_from_slice(b"one more line\n");
         let (after, _) = stream(&memory);
-        let (whole, none) = written(&after, &memory, Packing::Gzip(6), None);
-        let (shared, some) = written(&after, &memory, Packing::Gzip(6), Some(&earlier));
+        let (whole, none) = written(&after, &memory, StreamPacking::Gzip(6), None);
+        let (shared, some) = written(&after, &memory, StreamPacking::Gzip(6), Some(&earlier));
         assert!(whole == shared);
         assert_eq!(none.kept, 0);
         assert!(
@@ -383,7 +383,7 @@ mod tests {
             some.pieces
         );
         // Another level takes over nothing.
-        let (_, other) = written(&after, &memory, Packing::Gzip(5), Some(&earlier));
+        let (_, other) = written(&after, &memory, StreamPacking::Gzip(5), Some(&earlier));
         assert_eq!(other.kept, 0);
     }
 
@@ -391,7 +391,11 @@ mod tests {
     fn a_stopped_work_ends() {
         let memory = files();
         let (stream, _) = stream(&memory);
-        for packing in [Packing::None, Packing::Gzip(1), Packing::Zstd(1)] {
+        for packing in [
+            StreamPacking::None,
+            StreamPacking::Gzip(1),
+            StreamPacking::Zstd(1),
+        ] {
             let file = tempfile::tempfile().unwrap();
             let error = write(&stream, &memory, packing, None, &file, &|_| false).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::Interrupted);

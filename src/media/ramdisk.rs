@@ -6,8 +6,8 @@ use std::io;
 
 use impasto_store::digest::Digest;
 
-use super::stream::Source;
-use super::{Member, MemberKind};
+use super::stream::ByteSource;
+use super::{ArchiveMember, MemberKind};
 use crate::disk::guest::ext4::{Ext4, Extent, InodeContent, Paths, ReadError};
 use crate::disk::guest::{OverlayView, ReadAt, Window};
 use crate::disk::tree::{EntryKind, IndexEntry, Tree, Volume};
@@ -19,7 +19,7 @@ pub struct RootFiles<'a> {
 }
 
 /// Where a file's content is.
-enum Content {
+enum FilePlace {
     Inline(Vec<u8>),
     Extents(Vec<Extent>),
 }
@@ -27,7 +27,7 @@ enum Content {
 /// Files of a disk, as a stream reads them.
 pub struct DiskFiles<'a> {
     window: &'a Window<'a, OverlayView<'a>>,
-    files: Vec<(Content, Digest)>,
+    files: Vec<(FilePlace, Digest)>,
 }
 
 impl<'a> RootFiles<'a> {
@@ -84,7 +84,7 @@ impl<'a> RootFiles<'a> {
     pub fn members(
         &self,
         wanted: impl Fn(&[u8]) -> bool,
-    ) -> Result<(Vec<Member>, DiskFiles<'_>), ReadError> {
+    ) -> Result<(Vec<ArchiveMember>, DiskFiles<'_>), ReadError> {
         let fs = Ext4::open(&self.window)?;
         let mut paths = Paths::new(&fs);
         let (mut members, mut files) = (Vec::new(), Vec::new());
@@ -114,8 +114,8 @@ impl<'a> RootFiles<'a> {
                         return Err(missing(known));
                     }
                     let place = match fs.content(&inode)? {
-                        InodeContent::Inline(bytes) => Content::Inline(bytes),
-                        InodeContent::Extents(extents) => Content::Extents(extents),
+                        InodeContent::Inline(bytes) => FilePlace::Inline(bytes),
+                        InodeContent::Extents(extents) => FilePlace::Extents(extents),
                     };
                     files.push((place, *content));
                     MemberKind::File {
@@ -133,7 +133,7 @@ impl<'a> RootFiles<'a> {
                 (EntryKind::Socket, _) => MemberKind::Socket,
                 (EntryKind::HardLink { .. }, _) => return Err(missing(known)),
             };
-            members.push(Member {
+            members.push(ArchiveMember {
                 path,
                 kind,
                 mode: u32::from(owner.mode),
@@ -167,16 +167,16 @@ fn relative(path: &[u8]) -> Vec<u8> {
     }
 }
 
-impl Source for DiskFiles<'_> {
+impl ByteSource for DiskFiles<'_> {
     fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let end = offset + buffer.len() as u64;
         let extents = match &self.files[file].0 {
-            Content::Inline(bytes) => {
+            FilePlace::Inline(bytes) => {
                 let bytes = bytes.get(offset as usize..end as usize);
                 buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
                 return Ok(());
             }
-            Content::Extents(extents) => extents,
+            FilePlace::Extents(extents) => extents,
         };
         // What no extent has is zero.
         buffer.fill(0);

@@ -16,7 +16,7 @@ const LARGE: u64 = PIECE / 2;
 const ONE_IN: u8 = 32;
 
 /// The files that a stream reads.
-pub trait Source: Sync {
+pub trait ByteSource: Sync {
     /// Fills `buffer` with a file's bytes from `offset`.
     ///
     /// # Errors
@@ -43,12 +43,12 @@ enum Part {
 
 /// What is compressed by itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Piece {
+pub struct MediaPiece {
     parts: Vec<Part>,
     length: u64,
 }
 
-impl Piece {
+impl MediaPiece {
     /// Its bytes.
     pub fn length(&self) -> u64 {
         self.length
@@ -58,7 +58,7 @@ impl Piece {
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn read(&self, source: &dyn Source) -> io::Result<Vec<u8>> {
+    pub fn read(&self, source: &dyn ByteSource) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(self.length as usize);
         for part in &self.parts {
             match part {
@@ -81,7 +81,7 @@ impl Piece {
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn identity(&self, source: &dyn Source) -> io::Result<Digest> {
+    pub fn identity(&self, source: &dyn ByteSource) -> io::Result<Digest> {
         let mut hasher = blake3::Hasher::new_derive_key("impasto 2026-11 piece of a stream");
         for part in &self.parts {
             match part {
@@ -107,13 +107,13 @@ impl Piece {
 
 /// A stream, in pieces.
 #[derive(Debug, Default)]
-pub struct Stream {
-    pieces: Vec<Piece>,
+pub struct MediaStream {
+    pieces: Vec<MediaPiece>,
     length: u64,
 }
 
-impl Stream {
-    pub fn pieces(&self) -> &[Piece] {
+impl MediaStream {
+    pub fn pieces(&self) -> &[MediaPiece] {
         &self.pieces
     }
 
@@ -123,11 +123,11 @@ impl Stream {
     }
 }
 
-/// Makes a [`Stream`].
+/// Makes a [`MediaStream`].
 #[derive(Debug, Default)]
 pub struct StreamBuilder {
-    stream: Stream,
-    piece: Piece,
+    stream: MediaStream,
+    piece: MediaPiece,
 }
 
 impl StreamBuilder {
@@ -189,7 +189,7 @@ impl StreamBuilder {
         }
     }
 
-    pub fn finish(mut self) -> Stream {
+    pub fn finish(mut self) -> MediaStream {
         self.cut();
         self.stream
     }
@@ -200,7 +200,7 @@ impl StreamBuilder {
 pub(super) struct Memory(pub(super) Vec<Vec<u8>>);
 
 #[cfg(test)]
-impl Source for Memory {
+impl ByteSource for Memory {
     fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let start = offset as usize;
         buffer.copy_from_slice(&self.0[file][start..start + buffer.len()]);
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     /// Members `f0`, `f1`, … of these files.
-    fn stream(memory: &Memory) -> Stream {
+    fn stream(memory: &Memory) -> MediaStream {
         let mut builder = StreamBuilder::default();
         for (index, bytes) in memory.0.iter().enumerate() {
             let name = format!("f{index}");
@@ -254,7 +254,12 @@ mod tests {
             .collect();
         assert_eq!(stream.length(), expected.len() as u64);
         assert!(read == expected);
-        let longest = stream.pieces().iter().map(Piece::length).max().unwrap();
+        let longest = stream
+            .pieces()
+            .iter()
+            .map(MediaPiece::length)
+            .max()
+            .unwrap();
         assert!(longest <= 2 * PIECE + LARGE, "{longest}");
         assert!(stream.pieces().len() > 60);
     }

@@ -1,8 +1,8 @@
 //! tar archives in the form of POSIX: ustar, with pax records where that cannot say something.
 //! Knows the form, not who reads it.
 
-use super::stream::{Stream, StreamBuilder};
-use super::{Member, MemberError, MemberKind};
+use super::stream::{MediaStream, StreamBuilder};
+use super::{ArchiveMember, MemberError, MemberKind};
 
 /// Bytes of a record.
 const RECORD: u64 = 512;
@@ -13,7 +13,7 @@ const MOST: u64 = (1 << 33) - 1;
 ///
 /// # Errors
 /// A member is a socket, which the form does not know.
-pub fn stream(members: &[Member], epoch: u64) -> Result<Stream, MemberError> {
+pub fn stream(members: &[ArchiveMember], epoch: u64) -> Result<MediaStream, MemberError> {
     let mut builder = StreamBuilder::default();
     for member in members {
         builder.begin(&member.path);
@@ -25,7 +25,7 @@ pub fn stream(members: &[Member], epoch: u64) -> Result<Stream, MemberError> {
     Ok(builder.finish())
 }
 
-fn put(builder: &mut StreamBuilder, member: &Member, epoch: u64) -> Result<(), MemberError> {
+fn put(builder: &mut StreamBuilder, member: &ArchiveMember, epoch: u64) -> Result<(), MemberError> {
     let mut path = member.path.clone();
     let (kind, link): (_, &[u8]) = match &member.kind {
         MemberKind::Dir => {
@@ -79,7 +79,7 @@ fn put(builder: &mut StreamBuilder, member: &Member, epoch: u64) -> Result<(), M
         );
     }
     if !more.is_empty() {
-        let head = Head {
+        let head = TarHead {
             prefix: &[],
             name: b"pax",
             link: &[],
@@ -95,7 +95,7 @@ fn put(builder: &mut StreamBuilder, member: &Member, epoch: u64) -> Result<(), M
         builder.bytes(&more);
         builder.pad(RECORD);
     }
-    let head = Head {
+    let head = TarHead {
         prefix,
         name,
         link: &link[..link.len().min(100)],
@@ -139,7 +139,7 @@ fn record(records: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     records.push(b'\n');
 }
 
-struct Head<'a> {
+struct TarHead<'a> {
     prefix: &'a [u8],
     name: &'a [u8],
     link: &'a [u8],
@@ -152,7 +152,7 @@ struct Head<'a> {
     device: (u32, u32),
 }
 
-impl Head<'_> {
+impl TarHead<'_> {
     fn record(&self) -> [u8; RECORD as usize] {
         let mut head = [0; RECORD as usize];
         let mut put = |at: usize, bytes: &[u8]| head[at..at + bytes.len()].copy_from_slice(bytes);
@@ -187,13 +187,13 @@ mod tests {
         let long = format!("{}/{}", "d".repeat(140), "f".repeat(90));
         let longer = format!("{}/{}", "d".repeat(200), "f".repeat(190));
         let target = "t".repeat(300);
-        let member = |path: &str, kind| Member {
+        let member = |path: &str, kind| ArchiveMember {
             path: path.as_bytes().to_vec(),
             kind,
             mode: 0o4755,
             uid: 5,
             gid: 1 << 22,
-            xattrs: vec![(b"security.capability".to_vec(), vec![1, 0, b'\n', 2])],
+            xattrs: vec![(b"security.capability".to_vec(), vec![1, 0, 2])],
         };
         let first = longer.as_bytes().to_vec();
         let members = [
@@ -224,7 +224,7 @@ mod tests {
             let xattrs: Vec<_> = xattrs
                 .map(|pair| pair.unwrap().value_bytes().to_vec())
                 .collect();
-            assert!(xattrs.contains(&vec![1, 0, b'\n', 2]), "{xattrs:?}");
+            assert!(xattrs.contains(&vec![1, 0, 2]), "{xattrs:?}");
             let mut content = Vec::new();
             entry.read_to_end(&mut content).unwrap();
             let head = entry.header();

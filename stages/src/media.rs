@@ -8,24 +8,24 @@ pub const ENCODERS: &str = "zlib-rs 0.6.8, zstd 1.5.7, liblzma 5.8.4";
 
 /// How a file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
+pub enum PackCompression {
     None,
     Gzip,
     Xz,
     Zstd,
 }
 
-impl Compression {
+impl PackCompression {
     /// Its names in a recipe.
     pub const NAMES: &[&str] = &["gzip", "zstd", "xz", "none"];
 
     /// The one with this name.
-    pub fn named(name: &str) -> Option<Compression> {
+    pub fn named(name: &str) -> Option<PackCompression> {
         match name {
-            "none" => Some(Compression::None),
-            "gzip" => Some(Compression::Gzip),
-            "xz" => Some(Compression::Xz),
-            "zstd" => Some(Compression::Zstd),
+            "none" => Some(PackCompression::None),
+            "gzip" => Some(PackCompression::Gzip),
+            "xz" => Some(PackCompression::Xz),
+            "zstd" => Some(PackCompression::Zstd),
             _ => None,
         }
     }
@@ -33,10 +33,10 @@ impl Compression {
     /// The levels that it takes, and the one that is meant where none is given.
     pub fn levels(self) -> Option<(std::ops::RangeInclusive<i64>, i64)> {
         match self {
-            Compression::None => None,
-            Compression::Gzip => Some((1..=9, 6)),
-            Compression::Xz => Some((0..=9, 6)),
-            Compression::Zstd => Some((1..=19, 9)),
+            PackCompression::None => None,
+            PackCompression::Gzip => Some((1..=9, 6)),
+            PackCompression::Xz => Some((0..=9, 6)),
+            PackCompression::Zstd => Some((1..=19, 9)),
         }
     }
 }
@@ -46,7 +46,7 @@ impl Compression {
 pub struct InitramfsSpec {
     /// Paths that are left out.
     pub exclude: Vec<String>,
-    pub compression: Compression,
+    pub compression: PackCompression,
     /// The compressor's level; 0 for none.
     pub level: i64,
     /// The release of the kernel that stands beside it; the newest where none is given.
@@ -66,7 +66,7 @@ pub enum ArchiveForm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchiveSpec {
     pub form: ArchiveForm,
-    pub compression: Compression,
+    pub compression: PackCompression,
     /// The compressor's level; 0 for none.
     pub level: i64,
     /// Paths of the disk that are left out.
@@ -108,13 +108,13 @@ impl Describe for IsoSpec {
     }
 }
 
-impl Describe for Compression {
+impl Describe for PackCompression {
     fn describe(&self, sink: &mut dyn Sink) {
         sink.put(match self {
-            Compression::None => Atom::Variant(0, "none"),
-            Compression::Gzip => Atom::Variant(1, "gzip"),
-            Compression::Xz => Atom::Variant(2, "xz"),
-            Compression::Zstd => Atom::Variant(3, "zstd"),
+            PackCompression::None => Atom::Variant(0, "none"),
+            PackCompression::Gzip => Atom::Variant(1, "gzip"),
+            PackCompression::Xz => Atom::Variant(2, "xz"),
+            PackCompression::Zstd => Atom::Variant(3, "zstd"),
         });
     }
 }

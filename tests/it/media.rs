@@ -1,13 +1,14 @@
 //! Ramdisks and archives: what other programs read in them, and what a change costs.
 //!
-//! Nothing boots here: `recipes` boots a real kernel with a ramdisk of ours.
+//! One test boots a real kernel with a ramdisk of ours, by itself and from a CD.
 
 use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use crate::base::tool;
-use crate::project::Project;
+use crate::debian::mirror;
+use crate::project::{Project, ran};
 
 /// A ramdisk of the base disk with an /init, some links, devices and two kernels.
 const RAMDISK: &str = r#"
@@ -332,4 +333,66 @@ fn what_is_wrong_with_a_ramdisk_is_told() {
         "{}",
         missing.stderr
     );
+}
+
+/// Debian as a ramdisk on a CD. What is tested is that kernel, boot loaders and firmware take what we made.
+const BOOTED: &str = r#"
+recipe { source_date_epoch = 1700000000 }
+stage "bootstrap" "root" {
+  suite    = "bookworm"
+  packages = ["linux-image-cloud-amd64", "systemd-sysv"]
+}
+stage "disk" "base" {
+  tree  = stage.root
+  size  = "1GiB"
+  table = "none"
+  networking = "none"
+}
+stage "run" "init" {
+  from     = stage.base
+  commands = ["printf '#!/bin/sh\necho the ramdisk runs >/dev/console\nexec sleep 9999\n' >/init", "chmod 755 /init"]
+}
+stage "initramfs" "ramdisk" {
+  from        = stage.init
+  exclude     = ["/boot/*", "/lib/modules/*", "/usr/lib/modules/*", "/usr/share/*", "/var/*"]
+  compression = "COMPRESSION"
+}
+stage "iso" "cd" {
+  kernel    = stage.ramdisk.files["kernel"]
+  initramfs = stage.ramdisk
+  arguments = ["console=ttyS0"]
+  suite     = "bookworm"
+}
+stage "test" "direct" {
+  kernel    = stage.ramdisk.files["kernel"]
+  initramfs = stage.ramdisk
+  checks    = { runs = { console = "the ramdisk runs" } }
+}
+stage "test" "medium" {
+  iso      = stage.cd
+  firmware = ["bios", "uefi", "secure-boot"]
+  checks   = { runs = { console = "the ramdisk runs" } }
+}
+"#;
+
+fn boots(compression: &str, tests: &[&str]) {
+    let project = Project::empty();
+    project.write("impasto.hcl", &BOOTED.replace("COMPRESSION", compression));
+    let mut command = project.command(&[&["test"], tests].concat());
+    command.env("IMPASTO_MIRROR", format!("file:{}", mirror().display()));
+    let tested = ran(command);
+    assert_eq!(tested.code, 0, "{}", tested.stderr);
+}
+
+#[test]
+fn a_kernel_starts_a_gzip_ramdisk() {
+    boots("gzip", &["direct"]);
+}
+
+#[test]
+fn torture_ramdisks_of_all_forms_and_a_cd_boot() {
+    for compression in ["xz", "zstd", "none"] {
+        boots(compression, &["direct"]);
+    }
+    boots("gzip", &["direct", "medium"]);
 }

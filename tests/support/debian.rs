@@ -14,7 +14,7 @@ use crate::mirror::frozen_mirror;
 pub(crate) const SUITE: &str = "bookworm";
 
 /// Packages of the frozen mirror, beside the essential ones, apt and the tools of impasto: with what these need.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 12] = [
     "debian-archive-keyring",
     "hello",
     "tzdata",
@@ -25,6 +25,8 @@ const PACKAGES: [&str; 10] = [
     "grub-pc-bin",
     "grub-efi-amd64-signed",
     "shim-signed",
+    "isolinux",
+    "syslinux-common",
 ];
 
 /// Of the base disk's root file system.
@@ -66,7 +68,7 @@ pub(crate) fn run(line: &str, arguments: &[&Path]) -> String {
 /// The frozen mirror that the tests share.
 pub(crate) fn mirror() -> &'static Path {
     static MIRROR: OnceLock<PathBuf> = OnceLock::new();
-    MIRROR.get_or_init(|| frozen_mirror("tests-2", &PACKAGES))
+    MIRROR.get_or_init(|| frozen_mirror("tests-3", &PACKAGES))
 }
 
 /// A disk with a small Debian in a GPT with one ext4: the essential packages and apt, of [`mirror`]. It has no kernel.

@@ -14,7 +14,7 @@ use super::{Job, JobError, JobOutput};
 use crate::deb::package::Package;
 use crate::debian::packages::fetch::{DemandError, title};
 use crate::media::iso::{self, BiosLoader, EfiLoader, IsoError, IsoImage};
-use crate::media::pack::Packing;
+use crate::media::pack::StreamPacking;
 
 /// Largest file that is taken out of a package, in bytes.
 const LIMIT: u64 = 64 << 20;
@@ -105,7 +105,7 @@ impl Job {
         for package in &set.install {
             log.bytes(format!("boot loaders: {}\n", title(package)).as_bytes());
         }
-        let made = self.packed(&stream, &files, Packing::None, ARCHIVE, &mut log);
+        let made = self.packed(&stream, &files, StreamPacking::None, ARCHIVE, &mut log);
         log.finish();
         made
     }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use impasto_stages::action::{Action, Bound};
-use impasto_stages::media::{ArchiveForm, ArchiveSpec, Compression, InitramfsSpec};
+use impasto_stages::media::{ArchiveForm, ArchiveSpec, InitramfsSpec, PackCompression};
 use impasto_store::claim::{FileContent, OutputFile, Outputs};
 use impasto_store::digest::Digest;
 use impasto_store::meter::Metered;
@@ -21,10 +21,10 @@ use crate::deb::version::Version;
 use crate::disk::guest::OverlayView;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{EntryKind, Tree};
-use crate::media::pack::{self, Earlier, Packing, PieceIndex};
+use crate::media::pack::{self, Earlier, PieceIndex, StreamPacking};
 use crate::media::ramdisk::RootFiles;
-use crate::media::stream::{Source, Stream};
-use crate::media::{Member, MemberError, MemberKind, cpio, tar};
+use crate::media::stream::{ByteSource, MediaStream};
+use crate::media::{ArchiveMember, MemberError, MemberKind, cpio, tar};
 use crate::sandbox::InputKind;
 
 /// The files of a result. The ramdisk comes first: it is what the stage stands for.
@@ -80,7 +80,7 @@ impl Job {
                 let (members, files) = root
                     .members(|other| other == path.as_slice())
                     .map_err(|error| self.unread(&error))?;
-                let [Member { kind: MemberKind::File { file, size }, .. }] = members.as_slice()
+                let [ArchiveMember { kind: MemberKind::File { file, size }, .. }] = members.as_slice()
                 else {
                     return Err(self.failed(
                         format!("{} is not a regular file", neutralise(&path)),
@@ -113,7 +113,7 @@ impl Job {
     ) -> Result<JobOutput, JobError> {
         let epoch = action.source_date_epoch.unwrap_or_default();
         let packing = packing(spec.compression, spec.level);
-        let stream = |members: &[Member]| {
+        let stream = |members: &[ArchiveMember]| {
             let stream = match spec.form {
                 ArchiveForm::Tar => tar::stream(members, epoch),
                 ArchiveForm::Cpio => cpio::stream(members, epoch),
@@ -224,15 +224,15 @@ impl Job {
     /// Writes a stream, and keeps it under a name.
     pub(super) fn packed(
         &self,
-        stream: &Stream,
-        source: &dyn Source,
-        packing: Packing,
+        stream: &MediaStream,
+        source: &dyn ByteSource,
+        packing: StreamPacking,
         name: &str,
         log: &mut LogFile<'_>,
     ) -> Result<JobOutput, JobError> {
         let scratch = self.store.scratch()?;
         let earlier = match packing {
-            Packing::Gzip(_) => self.phase("read the one before", || {
+            StreamPacking::Gzip(_) => self.phase("read the one before", || {
                 self.earlier_pieces(name, scratch.path())
             }),
             _ => None,
@@ -324,8 +324,8 @@ impl Job {
         &self,
         scratch: &Path,
         place: &dyn Fn(&str) -> String,
-    ) -> Result<(BTreeMap<Vec<u8>, Member>, ScratchFiles), JobError> {
-        let mut members: BTreeMap<Vec<u8>, Member> = BTreeMap::new();
+    ) -> Result<(BTreeMap<Vec<u8>, ArchiveMember>, ScratchFiles), JobError> {
+        let mut members: BTreeMap<Vec<u8>, ArchiveMember> = BTreeMap::new();
         let mut files = ScratchFiles::default();
         for (number, (name, input)) in self.inputs.iter().enumerate() {
             let name = place(name);
@@ -360,12 +360,12 @@ impl Job {
     /// Adds a member, and the directories that lead to it.
     fn put(
         &self,
-        members: &mut BTreeMap<Vec<u8>, Member>,
+        members: &mut BTreeMap<Vec<u8>, ArchiveMember>,
         path: &[u8],
         kind: MemberKind,
         mode: u32,
     ) -> Result<(), JobError> {
-        let member = |path: &[u8], kind, mode| Member {
+        let member = |path: &[u8], kind, mode| ArchiveMember {
             path: path.to_vec(),
             kind,
             mode,
@@ -417,13 +417,13 @@ impl Job {
     }
 }
 
-fn packing(compression: Compression, level: i64) -> Packing {
+fn packing(compression: PackCompression, level: i64) -> StreamPacking {
     let level = level as i32;
     match compression {
-        Compression::None => Packing::None,
-        Compression::Gzip => Packing::Gzip(level),
-        Compression::Xz => Packing::Xz(level),
-        Compression::Zstd => Packing::Zstd(level),
+        PackCompression::None => StreamPacking::None,
+        PackCompression::Gzip => StreamPacking::Gzip(level),
+        PackCompression::Xz => StreamPacking::Xz(level),
+        PackCompression::Zstd => StreamPacking::Zstd(level),
     }
 }
 
@@ -487,7 +487,7 @@ impl ScratchFiles {
     }
 }
 
-impl Source for ScratchFiles {
+impl ByteSource for ScratchFiles {
     fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let (file, start) = self.places[file];
         self.open[file].read_exact_at(buffer, start + offset)

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Date, IsoError, SECTOR, both16, both32};
-use crate::media::{Member, MemberError, MemberKind};
+use crate::media::{ArchiveMember, MemberError, MemberKind};
 
 /// Letters of a file's plain name with its extension.
 const LONGEST: usize = 30;
@@ -15,7 +15,7 @@ const RECORD: usize = 254;
 
 /// Where a file or directory lies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Extent {
+pub(super) struct IsoExtent {
     /// First sector.
     pub(super) start: u64,
     /// Bytes.
@@ -24,7 +24,7 @@ pub(super) struct Extent {
 
 /// A directory.
 #[derive(Debug)]
-struct Directory {
+struct IsoDirectory {
     path: Vec<u8>,
     /// Its plain name.
     name: Vec<u8>,
@@ -32,29 +32,31 @@ struct Directory {
     above: usize,
     /// What is in it: plain names with paths, in the order of the medium.
     entries: Vec<(Vec<u8>, Vec<u8>)>,
-    extent: Extent,
+    extent: IsoExtent,
 }
 
 /// All directories, in the order of the table of paths: the root first, then level by level.
 #[derive(Debug)]
-pub(super) struct Directories(Vec<Directory>);
+pub(super) struct IsoDirectories(Vec<IsoDirectory>);
 
-impl Directories {
+impl IsoDirectories {
     /// The directories of these members.
     ///
     /// # Errors
     /// Names differ in case only, or are too long.
-    pub(super) fn of(members: &BTreeMap<Vec<u8>, Member>) -> Result<Directories, IsoError> {
-        let mut below: BTreeMap<&[u8], Vec<&Member>> = BTreeMap::new();
+    pub(super) fn of(
+        members: &BTreeMap<Vec<u8>, ArchiveMember>,
+    ) -> Result<IsoDirectories, IsoError> {
+        let mut below: BTreeMap<&[u8], Vec<&ArchiveMember>> = BTreeMap::new();
         for member in members.values() {
             below.entry(split(&member.path).0).or_default().push(member);
         }
-        let mut all = vec![Directory {
+        let mut all = vec![IsoDirectory {
             path: Vec::new(),
             name: vec![0],
             above: 0,
             entries: Vec::new(),
-            extent: Extent::default(),
+            extent: IsoExtent::default(),
         }];
         let mut at = 0;
         while at < all.len() {
@@ -63,19 +65,19 @@ impl Directories {
             let entries = named(&inside)?;
             for (name, path) in &entries {
                 if members[path].kind == MemberKind::Dir {
-                    all.push(Directory {
+                    all.push(IsoDirectory {
                         path: path.clone(),
                         name: name.clone(),
                         above: at,
                         entries: Vec::new(),
-                        extent: Extent::default(),
+                        extent: IsoExtent::default(),
                     });
                 }
             }
             all[at].entries = entries;
             at += 1;
         }
-        let mut directories = Directories(all);
+        let mut directories = IsoDirectories(all);
         for at in 0..directories.0.len() {
             let mut size = 0;
             for length in directories.lengths(at, members)? {
@@ -141,11 +143,11 @@ impl Directories {
     /// A name or a link is too long.
     pub(super) fn records(
         &self,
-        members: &BTreeMap<Vec<u8>, Member>,
-        extents: &BTreeMap<Vec<u8>, Extent>,
+        members: &BTreeMap<Vec<u8>, ArchiveMember>,
+        extents: &BTreeMap<Vec<u8>, IsoExtent>,
         date: &Date,
     ) -> Result<Vec<u8>, IsoError> {
-        let by_path: BTreeMap<&[u8], Extent> = self
+        let by_path: BTreeMap<&[u8], IsoExtent> = self
             .0
             .iter()
             .map(|directory| (directory.path.as_slice(), directory.extent))
@@ -189,7 +191,7 @@ impl Directories {
     fn lengths(
         &self,
         at: usize,
-        members: &BTreeMap<Vec<u8>, Member>,
+        members: &BTreeMap<Vec<u8>, ArchiveMember>,
     ) -> Result<Vec<u64>, IsoError> {
         let length = |name: usize, more: usize| (HEAD + name).next_multiple_of(2) + more;
         let directory = &self.0[at];
@@ -211,7 +213,7 @@ impl Directories {
     }
 
     /// Names of a directory: its own, `.`, and `..` of those in it.
-    fn links(&self, directory: &Directory, members: &BTreeMap<Vec<u8>, Member>) -> u32 {
+    fn links(&self, directory: &IsoDirectory, members: &BTreeMap<Vec<u8>, ArchiveMember>) -> u32 {
         let inside = directory
             .entries
             .iter()
@@ -229,7 +231,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Plain names for what is in a directory, in their order, with the paths.
-fn named(inside: &[&Member]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, IsoError> {
+fn named(inside: &[&ArchiveMember]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, IsoError> {
     let mut lower: BTreeMap<String, &[u8]> = BTreeMap::new();
     let mut taken = BTreeSet::new();
     let mut named = Vec::new();
@@ -285,7 +287,7 @@ fn plain(name: &[u8], is_directory: bool, count: usize) -> Vec<u8> {
 }
 
 /// A record of a directory; `more` is what Rock Ridge says.
-fn record(name: &[u8], extent: Extent, is_directory: bool, date: &Date, more: &[u8]) -> Vec<u8> {
+fn record(name: &[u8], extent: IsoExtent, is_directory: bool, date: &Date, more: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0];
     bytes.extend(both32(extent.start as u32));
     bytes.extend(both32(extent.size as u32));
@@ -301,7 +303,11 @@ fn record(name: &[u8], extent: Extent, is_directory: bool, date: &Date, more: &[
 }
 
 /// What a directory says of itself; that of the root says that there are such fields.
-fn own(directory: &Directory, members: &BTreeMap<Vec<u8>, Member>, links: u32) -> Vec<u8> {
+fn own(
+    directory: &IsoDirectory,
+    members: &BTreeMap<Vec<u8>, ArchiveMember>,
+    links: u32,
+) -> Vec<u8> {
     let mode = members
         .get(&directory.path)
         .map_or(0o755, |member| member.mode);
@@ -326,7 +332,7 @@ fn attributes(mode: u32, links: u32) -> Vec<u8> {
 }
 
 /// What Rock Ridge says of a member.
-fn more_of(member: &Member) -> Vec<u8> {
+fn more_of(member: &ArchiveMember) -> Vec<u8> {
     let mode = member.mode
         | match member.kind {
             MemberKind::Dir => 0o040_000,

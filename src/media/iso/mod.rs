@@ -14,9 +14,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use super::stream::{Stream, StreamBuilder};
-use super::{Member, MemberError, MemberKind};
-use directory::{Directories, Extent};
+use super::stream::{MediaStream, StreamBuilder};
+use super::{ArchiveMember, MemberError, MemberKind};
+use directory::{IsoDirectories, IsoExtent};
 
 pub use esp::EspError;
 
@@ -51,7 +51,7 @@ pub struct EfiLoader {
 #[derive(Debug)]
 pub struct IsoImage<'a> {
     /// Its files, directories and links by path.
-    pub members: BTreeMap<Vec<u8>, Member>,
+    pub members: BTreeMap<Vec<u8>, ArchiveMember>,
     pub bios: Option<&'a BiosLoader>,
     pub efi: Option<&'a EfiLoader>,
     /// The kernel's arguments.
@@ -75,7 +75,7 @@ const ESP: &str = "boot/grub/efi.img";
 
 /// What a file holds.
 #[derive(Debug, Clone)]
-enum Content {
+enum IsoContent {
     Bytes(Vec<u8>),
     /// A file of the stream's source.
     File {
@@ -84,11 +84,11 @@ enum Content {
     },
 }
 
-impl Content {
+impl IsoContent {
     fn size(&self) -> u64 {
         match self {
-            Content::Bytes(bytes) => bytes.len() as u64,
-            Content::File { size, .. } => *size,
+            IsoContent::Bytes(bytes) => bytes.len() as u64,
+            IsoContent::File { size, .. } => *size,
         }
     }
 }
@@ -119,11 +119,11 @@ pub enum IsoError {
 ///
 /// # Errors
 /// Something cannot be in one, or not so.
-pub fn stream(image: IsoImage<'_>) -> Result<Stream, IsoError> {
+pub fn stream(image: IsoImage<'_>) -> Result<MediaStream, IsoError> {
     let date = Date::of(image.epoch).ok_or(IsoError::Time)?;
     let (bios, hybrid, label) = (image.bios, image.hybrid, image.label);
     let (members, mut contents) = laid_out(image)?;
-    let mut directories = Directories::of(&members)?;
+    let mut directories = IsoDirectories::of(&members)?;
     let mut next = VOLUME
         + if contents.contains_key(CATALOGUE.as_bytes()) {
             3
@@ -134,12 +134,12 @@ pub fn stream(image: IsoImage<'_>) -> Result<Stream, IsoError> {
     let tables = [next, next + table.div_ceil(SECTOR)];
     next = tables[1] + table.div_ceil(SECTOR);
     next = directories.place(next);
-    let mut extents: BTreeMap<Vec<u8>, Extent> = BTreeMap::new();
+    let mut extents: BTreeMap<Vec<u8>, IsoExtent> = BTreeMap::new();
     for (path, content) in &contents {
         let size = content.size();
         // An empty file lies nowhere.
         let start = if size == 0 { 0 } else { next };
-        extents.insert(path.clone(), Extent { start, size });
+        extents.insert(path.clone(), IsoExtent { start, size });
         next += size.div_ceil(SECTOR);
     }
     let end = (next * SECTOR).next_multiple_of(CYLINDER);
@@ -153,7 +153,7 @@ pub fn stream(image: IsoImage<'_>) -> Result<Stream, IsoError> {
         (CATALOGUE, Some(catalogue(extent(ISOLINUX), extent(ESP)))),
     ] {
         if let (Some(content), Some(bytes)) = (contents.get_mut(path.as_bytes()), bytes) {
-            *content = Content::Bytes(bytes);
+            *content = IsoContent::Bytes(bytes);
         }
     }
     let mut builder = StreamBuilder::default();
@@ -181,8 +181,8 @@ pub fn stream(image: IsoImage<'_>) -> Result<Stream, IsoError> {
     for (path, content) in &contents {
         builder.begin(path);
         match content {
-            Content::Bytes(bytes) => builder.bytes(bytes),
-            Content::File { file, size } => builder.file(*file, *size),
+            IsoContent::Bytes(bytes) => builder.bytes(bytes),
+            IsoContent::File { file, size } => builder.file(*file, *size),
         }
         builder.pad(SECTOR);
     }
@@ -191,7 +191,10 @@ pub fn stream(image: IsoImage<'_>) -> Result<Stream, IsoError> {
 }
 
 /// Members by path, and the contents of files, those that boot it included.
-type LaidOut = (BTreeMap<Vec<u8>, Member>, BTreeMap<Vec<u8>, Content>);
+type LaidOut = (
+    BTreeMap<Vec<u8>, ArchiveMember>,
+    BTreeMap<Vec<u8>, IsoContent>,
+);
 
 fn laid_out(image: IsoImage<'_>) -> Result<LaidOut, IsoError> {
     let mut members = image.members;
@@ -205,7 +208,7 @@ fn laid_out(image: IsoImage<'_>) -> Result<LaidOut, IsoError> {
                 }));
             }
             MemberKind::File { file, size } => {
-                contents.insert(member.path.clone(), Content::File { file, size });
+                contents.insert(member.path.clone(), IsoContent::File { file, size });
             }
             MemberKind::Dir | MemberKind::Symlink { .. } => {}
             _ => {
@@ -255,7 +258,7 @@ fn laid_out(image: IsoImage<'_>) -> Result<LaidOut, IsoError> {
                 }
                 (None, _) => {}
             }
-            let member = Member {
+            let member = ArchiveMember {
                 path: path.to_vec(),
                 kind,
                 mode,
@@ -265,13 +268,13 @@ fn laid_out(image: IsoImage<'_>) -> Result<LaidOut, IsoError> {
             };
             members.insert(path.to_vec(), member);
         }
-        contents.insert(path.to_vec(), Content::Bytes(bytes));
+        contents.insert(path.to_vec(), IsoContent::Bytes(bytes));
     }
     Ok((members, contents))
 }
 
 /// ISOLINUX with the table of where it lies (mkisofs(8), -boot-info-table).
-fn with_table(program: &[u8], extent: Option<Extent>) -> Vec<u8> {
+fn with_table(program: &[u8], extent: Option<IsoExtent>) -> Vec<u8> {
     let extent = extent.unwrap_or_default();
     let mut bytes = program.to_vec();
     let words = bytes.get(64..).unwrap_or_default().chunks(4);
@@ -288,11 +291,11 @@ fn with_table(program: &[u8], extent: Option<Extent>) -> Vec<u8> {
 }
 
 /// The boot catalogue: what each firmware starts.
-fn catalogue(bios: Option<Extent>, efi: Option<Extent>) -> Vec<u8> {
+fn catalogue(bios: Option<IsoExtent>, efi: Option<IsoExtent>) -> Vec<u8> {
     const BIOS: u8 = 0;
     const EFI: u8 = 0xef;
     let mut bytes = Vec::with_capacity(SECTOR as usize);
-    let entry = |bytes: &mut Vec<u8>, sectors: u16, extent: Extent| {
+    let entry = |bytes: &mut Vec<u8>, sectors: u16, extent: IsoExtent| {
         bytes.extend([0x88, 0, 0, 0, 0, 0]);
         bytes.extend(sectors.to_le_bytes());
         bytes.extend((extent.start as u32).to_le_bytes());
@@ -307,7 +310,7 @@ fn catalogue(bios: Option<Extent>, efi: Option<Extent>) -> Vec<u8> {
     });
     head[28..30].copy_from_slice(&sum.wrapping_neg().to_le_bytes());
     bytes.extend(head);
-    let of_efi = |extent: Extent| (extent.size / 512) as u16;
+    let of_efi = |extent: IsoExtent| (extent.size / 512) as u16;
     match (bios, efi) {
         (Some(bios), efi) => {
             // ISOLINUX loads its own rest.
@@ -328,8 +331,8 @@ fn catalogue(bios: Option<Extent>, efi: Option<Extent>) -> Vec<u8> {
 /// The first sector of a disk: what BIOS starts, a partition of all, and UEFI's.
 fn record(
     bios: Option<&BiosLoader>,
-    program: Option<Extent>,
-    esp: Option<Extent>,
+    program: Option<IsoExtent>,
+    esp: Option<IsoExtent>,
     end: u64,
 ) -> Vec<u8> {
     let mut bytes = vec![0; 512];
@@ -431,7 +434,7 @@ fn volume(
     sectors: u32,
     table: u64,
     tables: [u64; 2],
-    directories: &Directories,
+    directories: &IsoDirectories,
     date: &Date,
 ) -> Vec<u8> {
     let mut bytes = vec![0; SECTOR as usize];

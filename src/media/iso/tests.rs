@@ -3,8 +3,8 @@
 use super::*;
 use crate::media::stream::Memory;
 
-fn member(path: &str, kind: MemberKind) -> (Vec<u8>, Member) {
-    let member = Member {
+fn member(path: &str, kind: MemberKind) -> (Vec<u8>, ArchiveMember) {
+    let member = ArchiveMember {
         path: path.as_bytes().to_vec(),
         kind,
         mode: 0o644,
@@ -15,7 +15,7 @@ fn member(path: &str, kind: MemberKind) -> (Vec<u8>, Member) {
     (member.path.clone(), member)
 }
 
-fn file(path: &str, file: usize, size: u64) -> (Vec<u8>, Member) {
+fn file(path: &str, file: usize, size: u64) -> (Vec<u8>, ArchiveMember) {
     member(path, MemberKind::File { file, size })
 }
 
@@ -30,7 +30,7 @@ fn loaders() -> (BiosLoader, EfiLoader) {
 }
 
 fn image<'a>(
-    members: impl IntoIterator<Item = (Vec<u8>, Member)>,
+    members: impl IntoIterator<Item = (Vec<u8>, ArchiveMember)>,
     loaders: &'a (BiosLoader, EfiLoader),
 ) -> IsoImage<'a> {
     IsoImage {
@@ -149,7 +149,7 @@ fn names_contents_and_boot_loaders_are_where_they_are_looked_for() {
 #[test]
 fn what_the_medium_cannot_hold_is_refused_by_name() {
     let loaders = loaders();
-    let refused = |members: &[(Vec<u8>, Member)]| {
+    let refused = |members: &[(Vec<u8>, ArchiveMember)]| {
         let made = stream(image(members.iter().cloned(), &loaders));
         made.map(drop).unwrap_err().to_string()
     };

@@ -4,7 +4,7 @@
 use crate::action::{ActionTemplate, Executor, Step};
 use crate::error::ParamError;
 use crate::kinds::common;
-use crate::media::{ArchiveForm, ArchiveSpec, Compression, ENCODERS};
+use crate::media::{ArchiveForm, ArchiveSpec, ENCODERS, PackCompression};
 use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 
@@ -61,10 +61,10 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         _ => ArchiveForm::Tar,
     };
     let compression = match end {
-        "gz" => Compression::Gzip,
-        "xz" => Compression::Xz,
-        "zst" => Compression::Zstd,
-        _ => Compression::None,
+        "gz" => PackCompression::Gzip,
+        "xz" => PackCompression::Xz,
+        "zst" => PackCompression::Zstd,
+        _ => PackCompression::None,
     };
     for (path, value) in params.pairs("files") {
         errors.extend(check_path(path).err());
@@ -113,10 +113,10 @@ pub fn extension(spec: &ArchiveSpec) -> &'static str {
     };
     let place = place
         + match spec.compression {
-            Compression::None => 0,
-            Compression::Gzip => 1,
-            Compression::Xz => 2,
-            Compression::Zstd => 3,
+            PackCompression::None => 0,
+            PackCompression::Gzip => 1,
+            PackCompression::Xz => 2,
+            PackCompression::Zstd => 3,
         };
     FORMATS[place]
 }

@@ -10,7 +10,7 @@ use crate::action::{
 use crate::disk::MIB;
 use crate::error::ParamError;
 use crate::limits::{LIMITS, limits};
-use crate::media::Compression;
+use crate::media::PackCompression;
 use crate::number::Number;
 use crate::params::{Params, Secret, parse_size};
 use crate::registry::{ParamSpec, StageContext, Type};
@@ -55,7 +55,7 @@ pub(crate) fn exclude(params: &Params, errors: &mut Vec<ParamError>) -> Vec<Stri
 /// The level of [`LEVEL`]; 0 where nothing is compressed.
 pub(crate) fn level(
     params: &Params,
-    compression: Compression,
+    compression: PackCompression,
     errors: &mut Vec<ParamError>,
 ) -> i64 {
     match (params.int("level"), compression.levels()) {

@@ -4,7 +4,7 @@
 use crate::action::{ActionTemplate, Executor, Step};
 use crate::error::ParamError;
 use crate::kinds::common;
-use crate::media::{Compression, ENCODERS, InitramfsSpec};
+use crate::media::{ENCODERS, InitramfsSpec, PackCompression};
 use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 
@@ -31,7 +31,7 @@ const PARAMS: &[ParamSpec] = &[
     common::EXCLUDE,
     ParamSpec::optional(
         "compression",
-        Type::OneOf(Compression::NAMES),
+        Type::OneOf(PackCompression::NAMES),
         "How the ramdisk is compressed. Of gzip, what did not change is taken over from the ramdisk that the stage made \
          before, which is much faster; the bytes are the same. Every kernel reads gzip; Debian's read all. Default: \
          \"gzip\".",
@@ -50,8 +50,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Host);
     action.parent = common::from(params);
     action.source_date_epoch = common::demand_epoch(context, &mut errors);
-    let compression = params.text("compression").and_then(Compression::named);
-    let compression = compression.unwrap_or(Compression::Gzip);
+    let compression = params.text("compression").and_then(PackCompression::named);
+    let compression = compression.unwrap_or(PackCompression::Gzip);
     let kernel = params.text("kernel").map(str::to_owned);
     if let Some(kernel) = &kernel
         && (kernel.is_empty() || kernel.contains('/') || kernel.chars().any(char::is_whitespace))
@@ -116,7 +116,7 @@ mod tests {
         let Step::Initramfs { spec } = &lowered.actions[0].steps[0] else {
             panic!("{lowered:?}")
         };
-        assert_eq!((spec.compression, spec.level), (Compression::Gzip, 6));
+        assert_eq!((spec.compression, spec.level), (PackCompression::Gzip, 6));
     }
 
     #[test]
