@@ -83,7 +83,11 @@ fn members(project: &Project) -> Vec<String> {
         "tar",
         &["-tf", project.path("out/tree.tar").to_str().unwrap()],
     );
-    let files = listed.lines().filter(|line| !line.ends_with('/'));
+    let is_directory = |name: &str| {
+        let below = format!("{name}/");
+        listed.lines().any(|other| other.starts_with(&below))
+    };
+    let files = listed.lines().filter(|name| !is_directory(name));
     files.map(str::to_owned).collect()
 }
 
