@@ -17,11 +17,11 @@ use crate::protocol::{CACHES, Problem, ProblemKind, RUN_DIR};
 /// Where steps run, and as whom.
 pub(crate) struct Workplace {
     dir: PathBuf,
-    user: Option<User>,
+    user: Option<GuestUser>,
 }
 
 /// A user of the guest.
-struct User {
+struct GuestUser {
     name: String,
     uid: u32,
     gid: u32,
@@ -47,7 +47,7 @@ impl Workplace {
         let user = user.map(find).transpose()?;
         let dir = PathBuf::from(dir);
         fs::create_dir_all(&dir).map_err(io_problem("make", &dir))?;
-        if let Some(User { uid, gid, .. }) = &user {
+        if let Some(GuestUser { uid, gid, .. }) = &user {
             let owner = (*uid, *gid);
             give(&dir, owner)?;
             kernel::open_secrets()?;
@@ -104,14 +104,14 @@ fn give(path: &Path, (uid, gid): (u32, u32)) -> Result<(), Problem> {
 }
 
 /// The user of this name in the guest's passwd(5).
-fn find(name: &str) -> Result<User, Problem> {
+fn find(name: &str) -> Result<GuestUser, Problem> {
     let path = Path::new("/etc/passwd");
     let text = bounded::read(path, bounded::TEXT).map_err(io_problem("read", path))?;
     let text = String::from_utf8_lossy(&text);
     let user = text.lines().find_map(|line| {
         let fields: Vec<_> = line.split(':').collect();
         match fields.as_slice() {
-            [found, _, uid, gid, _, home, ..] if *found == name => Some(User {
+            [found, _, uid, gid, _, home, ..] if *found == name => Some(GuestUser {
                 name: name.to_owned(),
                 uid: uid.parse().ok()?,
                 gid: gid.parse().ok()?,
@@ -124,7 +124,7 @@ fn find(name: &str) -> Result<User, Problem> {
     user.ok_or_else(|| Problem::new(ProblemKind::Io, missing))
 }
 
-/// User and group out of [`Workplace::arguments`]; none for root.
+/// GuestUser and group out of [`Workplace::arguments`]; none for root.
 pub(crate) fn parse_user(uid: &OsString, gid: &OsString) -> io::Result<Option<(u32, u32)>> {
     let number = |text: &OsString| text.to_str()?.parse().ok();
     match (number(uid), number(gid)) {

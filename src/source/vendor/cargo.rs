@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 use super::host::{CrateIndex, VendorHost};
 use super::{
-    GetPages, VendorError, VendorFile, VendorItem, Wanted, download, is_plain, lock_error, sha256,
+    GetPages, LockedFile, VendorError, VendorFile, VendorItem, download, is_plain, lock_error,
+    sha256,
 };
 use crate::base::bounded;
 use crate::base::io::IoError;
@@ -44,14 +45,14 @@ pub(super) struct LockedCrate {
 }
 
 #[derive(Deserialize)]
-struct Lock {
+struct CargoLock {
     version: Option<u32>,
     #[serde(default)]
-    package: Vec<Package>,
+    package: Vec<CargoPackage>,
 }
 
 #[derive(Deserialize)]
-struct Package {
+struct CargoPackage {
     name: String,
     version: String,
     source: Option<String>,
@@ -59,7 +60,7 @@ struct Package {
 }
 
 pub(super) fn read(path: &str, text: &str) -> Result<Vec<VendorItem>, VendorError> {
-    let lock: Lock = toml::from_str(text).map_err(|error| {
+    let lock: CargoLock = toml::from_str(text).map_err(|error| {
         let line = error
             .span()
             .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
@@ -103,7 +104,7 @@ pub(super) fn read(path: &str, text: &str) -> Result<Vec<VendorItem>, VendorErro
             return Err(lock_error(path, problem, help));
         };
         let key = format!("crate {name} sha256:{sha256}");
-        let what = Wanted::Crate(LockedCrate {
+        let what = LockedFile::Crate(LockedCrate {
             name: package.name,
             version: package.version,
             source,
@@ -121,7 +122,7 @@ fn shown(source: &str) -> &str {
 
 fn wanted(item: &VendorItem) -> &LockedCrate {
     match &item.what {
-        Wanted::Crate(wanted) => wanted,
+        LockedFile::Crate(wanted) => wanted,
         _ => panic!("BUG: not a crate"),
     }
 }

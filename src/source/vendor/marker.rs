@@ -1,4 +1,4 @@
-//! Environment markers (PEP 508): whether a requirement counts for an interpreter.
+//! MarkerEnvironment markers (PEP 508): whether a requirement counts for an interpreter.
 //! Knows the markers' grammar and CPython on Linux; versions are compared by their numbers alone (PEP 440 has more, which
 //! no interpreter's version has).
 
@@ -8,15 +8,15 @@ use super::wheel::machine;
 
 /// What markers ask of an interpreter. Its last number is not known: a version of three numbers is taken for the first of
 /// its minor version.
-pub(super) struct Environment {
+pub(super) struct MarkerEnvironment {
     version: String,
     full_version: String,
     machine: &'static str,
 }
 
-impl Environment {
-    pub(super) fn of(target: &PythonTarget) -> Environment {
-        Environment {
+impl MarkerEnvironment {
+    pub(super) fn of(target: &PythonTarget) -> MarkerEnvironment {
+        MarkerEnvironment {
             version: format!("3.{}", target.minor),
             full_version: format!("3.{}.0", target.minor),
             machine: machine(target),
@@ -44,8 +44,8 @@ impl Environment {
 ///
 /// # Errors
 /// It cannot be read, in words.
-pub(super) fn holds(marker: &str, environment: &Environment) -> Result<bool, String> {
-    let mut parser = Parser {
+pub(super) fn holds(marker: &str, environment: &MarkerEnvironment) -> Result<bool, String> {
+    let mut parser = MarkerParser {
         rest: marker,
         environment,
     };
@@ -60,13 +60,13 @@ pub(super) fn holds(marker: &str, environment: &Environment) -> Result<bool, Str
     }
 }
 
-struct Parser<'a> {
+struct MarkerParser<'a> {
     rest: &'a str,
-    environment: &'a Environment,
+    environment: &'a MarkerEnvironment,
 }
 
 /// A side of a comparison.
-enum Operand<'a> {
+enum MarkerOperand<'a> {
     /// What the interpreter has; whether it is a version.
     Known(&'a str, bool),
     Literal(&'a str),
@@ -76,7 +76,7 @@ const OPERATORS: [&str; 10] = [
     "===", "<=", ">=", "==", "!=", "~=", "<", ">", "not in", "in",
 ];
 
-impl<'a> Parser<'a> {
+impl<'a> MarkerParser<'a> {
     fn blanks(&mut self) {
         self.rest = self.rest.trim_start();
     }
@@ -144,12 +144,12 @@ impl<'a> Parser<'a> {
         compare(&left, operator, &right)
     }
 
-    fn operand(&mut self) -> Option<Operand<'a>> {
+    fn operand(&mut self) -> Option<MarkerOperand<'a>> {
         self.blanks();
         if let Some(quote) = self.rest.chars().next().filter(|c| matches!(c, '"' | '\'')) {
             let (text, rest) = self.rest[1..].split_once(quote)?;
             self.rest = rest;
-            return Some(Operand::Literal(text));
+            return Some(MarkerOperand::Literal(text));
         }
         let end = self
             .rest
@@ -158,18 +158,18 @@ impl<'a> Parser<'a> {
         let value = self.environment.value(&self.rest[..end])?;
         let name = &self.rest[..end];
         self.rest = &self.rest[end..];
-        Some(Operand::Known(
+        Some(MarkerOperand::Known(
             value,
             name.ends_with("version") && name != "platform_version",
         ))
     }
 }
 
-fn compare(left: &Operand<'_>, operator: &str, right: &Operand<'_>) -> Option<bool> {
-    let text = |operand: &Operand<'_>| match operand {
-        Operand::Known(text, _) | Operand::Literal(text) => (*text).to_owned(),
+fn compare(left: &MarkerOperand<'_>, operator: &str, right: &MarkerOperand<'_>) -> Option<bool> {
+    let text = |operand: &MarkerOperand<'_>| match operand {
+        MarkerOperand::Known(text, _) | MarkerOperand::Literal(text) => (*text).to_owned(),
     };
-    let is_version = |operand: &Operand<'_>| matches!(operand, Operand::Known(_, true));
+    let is_version = |operand: &MarkerOperand<'_>| matches!(operand, MarkerOperand::Known(_, true));
     let (a, b) = (text(left), text(right));
     match operator {
         "in" => return Some(b.contains(&a)),
@@ -259,7 +259,7 @@ mod tests {
             machine: "arm64".to_owned(),
             glibc: 36,
         };
-        holds(marker, &Environment::of(&target))
+        holds(marker, &MarkerEnvironment::of(&target))
     }
 
     #[test]

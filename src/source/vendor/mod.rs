@@ -99,11 +99,11 @@ pub struct VendorItem {
     pub name: String,
     /// What decides which file it is: equal for equal files.
     pub key: String,
-    what: Wanted,
+    what: LockedFile,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Wanted {
+enum LockedFile {
     Crate(cargo::LockedCrate),
     Wheel(requirements::Requirement),
     Tarball(npm::Tarball),
@@ -173,9 +173,9 @@ pub fn add(
     scratch: &std::path::Path,
 ) -> Result<(), VendorError> {
     match &item.what {
-        Wanted::Crate(wanted) => cargo::add(tree, wanted, &file, scratch),
-        Wanted::Wheel(_) => python::add(tree, name, file),
-        Wanted::Tarball(wanted) => npm::add(tree, wanted, file),
+        LockedFile::Crate(wanted) => cargo::add(tree, wanted, &file, scratch),
+        LockedFile::Wheel(_) => python::add(tree, name, file),
+        LockedFile::Tarball(wanted) => npm::add(tree, wanted, file),
     }
 }
 

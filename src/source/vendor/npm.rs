@@ -9,7 +9,9 @@ use impasto_store::sha256::Sha512;
 use serde::Deserialize;
 
 use super::host::VendorHost;
-use super::{VendorError, VendorFile, VendorItem, Wanted, download, is_plain, lock_error, sha512};
+use super::{
+    LockedFile, VendorError, VendorFile, VendorItem, download, is_plain, lock_error, sha512,
+};
 use crate::net::{Checksum, Place};
 use crate::source::tree::{TreeBuilder, TreeContent};
 
@@ -25,16 +27,16 @@ pub(super) struct Tarball {
 }
 
 #[derive(Deserialize)]
-struct Lock {
+struct NpmLock {
     #[serde(rename = "lockfileVersion")]
     version: Option<u32>,
     #[serde(default)]
-    packages: BTreeMap<String, Package>,
+    packages: BTreeMap<String, NpmPackage>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Package {
+struct NpmPackage {
     /// Where the directory is called otherwise: an alias.
     name: Option<String>,
     version: Option<String>,
@@ -58,7 +60,7 @@ struct Package {
 const INSTALLED: &str = "node_modules/";
 
 pub(super) fn read(machine: &str, path: &str, text: &str) -> Result<Vec<VendorItem>, VendorError> {
-    let lock: Lock = serde_json::from_str(text).map_err(|error| {
+    let lock: NpmLock = serde_json::from_str(text).map_err(|error| {
         let place = format!("{path}:{}", error.line());
         let problem = format!("it is not a package-lock.json: {error}");
         lock_error(
@@ -90,7 +92,7 @@ pub(super) fn read(machine: &str, path: &str, text: &str) -> Result<Vec<VendorIt
     Ok(items)
 }
 
-impl Package {
+impl NpmPackage {
     /// Whether npm installs it on this machine.
     fn fits(&self, machine: &str) -> bool {
         let cpu = if machine == "arm64" { "arm64" } else { "x64" };
@@ -144,7 +146,7 @@ impl Package {
         Ok(VendorItem {
             name: called,
             key: format!("npm {name} {version} sha512:{sha512}"),
-            what: Wanted::Tarball(Tarball {
+            what: LockedFile::Tarball(Tarball {
                 name: name.to_owned(),
                 version: version.to_owned(),
                 resolved: resolved.clone(),
@@ -156,7 +158,7 @@ impl Package {
 
 fn wanted(item: &VendorItem) -> &Tarball {
     match &item.what {
-        Wanted::Tarball(wanted) => wanted,
+        LockedFile::Tarball(wanted) => wanted,
         _ => panic!("BUG: not a tarball"),
     }
 }

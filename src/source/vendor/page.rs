@@ -21,8 +21,15 @@ pub(super) fn links(base: &str, page: &str) -> Vec<IndexLink> {
     };
     let mut links = Vec::new();
     let mut rest = page;
-    while let Some(at) = rest.find("<a").or_else(|| rest.find("<A")) {
-        rest = &rest[at + 2..];
+    while let Some((_, tag)) = rest.split_once('<') {
+        rest = tag;
+        let Some(tag) = tag.strip_prefix(['a', 'A']) else {
+            continue;
+        };
+        if !tag.starts_with(char::is_whitespace) {
+            continue;
+        }
+        rest = tag;
         let Some(end) = rest.find('>') else { break };
         let href = attribute(&rest[..end], "href");
         rest = &rest[end..];

@@ -9,7 +9,7 @@ use super::host::VendorHost;
 use super::page::{IndexLink, links};
 use super::requirements::Requirement;
 use super::wheel::{PythonFile, tags};
-use super::{GetPages, VendorError, VendorFile, VendorItem, Wanted, download, sha256};
+use super::{GetPages, LockedFile, VendorError, VendorFile, VendorItem, download, sha256};
 use crate::net::{Checksum, Download, Expected};
 use crate::source::tree::{TreeBuilder, TreeContent};
 
@@ -18,7 +18,7 @@ const MOST_PAGE: u64 = 64 << 20;
 
 fn wanted(item: &VendorItem) -> &Requirement {
     match &item.what {
-        Wanted::Wheel(wanted) => wanted,
+        LockedFile::Wheel(wanted) => wanted,
         _ => panic!("BUG: not a requirement"),
     }
 }

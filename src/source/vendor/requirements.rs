@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use impasto_stages::vendor::PythonTarget;
 use impasto_store::sha256::Sha256;
 
-use super::marker::{Environment, holds};
-use super::{VendorError, VendorItem, Wanted, is_plain, lock_error, sha256};
+use super::marker::{MarkerEnvironment, holds};
+use super::{LockedFile, VendorError, VendorItem, is_plain, lock_error, sha256};
 
 /// A project at a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(super) fn read(
     path: &str,
     text: &str,
 ) -> Result<Vec<VendorItem>, VendorError> {
-    let environment = Environment::of(target);
+    let environment = MarkerEnvironment::of(target);
     let mut found: BTreeMap<String, (usize, Requirement)> = BTreeMap::new();
     for (line, text) in logical_lines(text) {
         let wrong =
@@ -85,7 +85,7 @@ pub(super) fn read(
             .sha256
             .iter()
             .for_each(|sha256| key += &format!(" sha256:{sha256}"));
-        let what = Wanted::Wheel(requirement);
+        let what = LockedFile::Wheel(requirement);
         VendorItem { name, key, what }
     };
     Ok(found.into_values().map(item).collect())
@@ -123,7 +123,7 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 }
 
 /// One requirement; none where its marker does not hold.
-fn requirement(text: &str, environment: &Environment) -> Result<Option<Requirement>, String> {
+fn requirement(text: &str, environment: &MarkerEnvironment) -> Result<Option<Requirement>, String> {
     let hashes_at = text.find("--hash").unwrap_or(text.len());
     let (requirement, hashes) = text.split_at(hashes_at);
     let (project, marker) = match requirement.split_once(';') {

@@ -233,7 +233,7 @@ fn root(
     let mut disk_spec = builder::disk("impasto builder");
     disk_spec.users.insert(USER.to_owned(), user);
     // The kinds that make roots and disks: equal ones are one, whichever stage they are made for.
-    let names = builder::Names {
+    let names = builder::BuilderKinds {
         root: (bootstrap::KIND.name, bootstrap::KIND.version),
         disk: (disk::KIND.name, disk::KIND.version),
     };
@@ -265,8 +265,9 @@ fn prepare(action: &mut ActionTemplate, params: &Params, errors: &mut Vec<ParamE
         user: user.map(str::to_owned),
     });
     if has_source && params.pairs("caches").next().is_some() {
-        let line = "find . -type f -exec touch {} +".to_owned();
-        action.steps.push(Step::Command { line });
+        // No command, as those that the recipe has are counted.
+        let text = "find . -type f -exec touch {} +\n".to_owned();
+        action.steps.push(Step::Script { text });
     }
 }
 

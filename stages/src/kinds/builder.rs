@@ -21,14 +21,14 @@ const SIZE: u64 = 16 << 30;
 
 /// The kinds, with their versions, that the keys of the two units name.
 #[derive(Clone, Copy)]
-pub(crate) struct Names {
+pub(crate) struct BuilderKinds {
     pub(crate) root: (&'static str, u32),
     pub(crate) disk: (&'static str, u32),
 }
 
 /// The units that make a root out of packages, and a disk of it. Limits and the like are those of `common`.
 pub(crate) fn units(
-    names: Names,
+    names: BuilderKinds,
     common: &ActionTemplate,
     root: BootstrapSpec,
     disk: DiskSpec,

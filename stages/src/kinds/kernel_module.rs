@@ -164,7 +164,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         install: packages.clone(),
         ..PackageRequest::default()
     };
-    let names = builder::Names {
+    let names = builder::BuilderKinds {
         root: (KIND.name, KIND.version),
         disk: (KIND.name, KIND.version),
     };

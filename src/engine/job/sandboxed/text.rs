@@ -27,7 +27,11 @@ pub(super) fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String
         Some(Step::Script { .. }) => "the script".to_owned(),
         Some(Step::WorkIn { dir, .. }) => format!("making {dir}"),
         Some(Step::ShowRoot) => "showing the root".to_owned(),
-        Some(Step::Command { .. }) => format!("command {}", index - unpacked + 1),
+        Some(Step::Command { .. }) => {
+            let is_command = |step: &&Step| matches!(step, Step::Command { .. });
+            let before = steps.iter().take(index - unpacked).filter(is_command);
+            format!("command {}", before.count() + 1)
+        }
         Some(Step::CopyIn { dest, .. } | Step::WriteFile { dest, .. }) => {
             format!("copying to {dest}")
         }
