@@ -34,7 +34,7 @@ pub fn did_you_mean<'a>(
     let all: Vec<&str> = names.into_iter().collect();
     match all.len() {
         0 => None,
-        1..=12 => Some(format!("{what}: {}", all.join(", "))),
+        1..=20 => Some(format!("{what}: {}", all.join(", "))),
         _ => None,
     }
 }

@@ -338,8 +338,8 @@ fn a_lock_that_somebody_changed_is_refused() {
         .to_owned();
     let other: String = hash.chars().rev().collect();
     let cases: &[(&str, &str, &str)] = &[
-        ("a version to come", "version = 1\n", "version = 2\n"),
-        ("no version", "version = 1\n", ""),
+        ("a version to come", "version = 2\n", "version = 3\n"),
+        ("no version", "version = 2\n", ""),
         ("a hash that is none", &hash, "0123"),
         ("a hash that is a path", &hash, "../../../../etc/passwd"),
         (
@@ -368,7 +368,7 @@ fn a_lock_that_somebody_changed_is_refused() {
             "name = \"program\", colour = \"red\", ",
         ),
         ("a package without a size", "size = ", "# size = "),
-        ("no text", "version = 1\n", "\u{0}"),
+        ("no text", "version = 2\n", "\u{0}"),
         ("marks of a merge", "[[stage]]", "<<<<<<< HEAD\n[[stage]]"),
         ("another hash", &hash, &other),
         ("another size", "size = ", "size = 1"),

@@ -382,7 +382,7 @@ mod tests {
             ["there is no root to build in: neither `packages` nor `from` is set"]
         );
         assert_eq!(
-            wrong(&[packages.clone()]),
+            wrong(std::slice::from_ref(&packages)),
             ["`suite` does not say which release they are of"]
         );
         assert_eq!(
