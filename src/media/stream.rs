@@ -133,7 +133,7 @@ pub struct StreamBuilder {
 impl StreamBuilder {
     /// A member of this name begins.
     pub fn begin(&mut self, name: &[u8]) {
-        if blake3::hash(name).as_bytes()[0] % ONE_IN == 0 || self.piece.length >= PIECE {
+        if blake3::hash(name).as_bytes()[0].is_multiple_of(ONE_IN) || self.piece.length >= PIECE {
             self.cut();
         }
     }

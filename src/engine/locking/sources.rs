@@ -142,7 +142,7 @@ impl LockRun<'_> {
             SourceRequest::Git { reference } => {
                 let commit = self.commit(node, reference.as_deref())?;
                 let is_other = entry.commit.as_ref() != Some(&commit);
-                is_other.then(|| ("commit", None, Some(commit)))
+                is_other.then_some(("commit", None, Some(commit)))
             }
             SourceRequest::File(request) => self.ask(node, |resolver, read| {
                 let query = file_query(hints, request, read);

@@ -231,7 +231,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Plain names for what is in a directory, in their order, with the paths.
-fn named(inside: &[&ArchiveMember]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, IsoError> {
+fn named(inside: &[&ArchiveMember]) -> Result<Vec<NamePair>, IsoError> {
     let mut lower: BTreeMap<String, &[u8]> = BTreeMap::new();
     let mut taken = BTreeSet::new();
     let mut named = Vec::new();

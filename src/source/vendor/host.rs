@@ -208,7 +208,7 @@ impl VendorHost {
 
     /// The Python indexes, the most important first, each without a slash at its end.
     pub(super) fn python(&self) -> Result<Vec<String>, VendorError> {
-        let own = self.pip("index-url").or_else(|| programs::pip_index());
+        let own = self.pip("index-url").or_else(programs::pip_index);
         let Some(own) = own else {
             return Err(settings(
                 "nothing on this host says where Python's index is",
@@ -261,7 +261,7 @@ impl VendorHost {
         let registry = scoped
             .or_else(variable)
             .or_else(|| self.npmrc("registry"))
-            .or_else(|| programs::npm_registry());
+            .or_else(programs::npm_registry);
         registry.ok_or_else(|| {
             settings(
                 "nothing on this host says where npm's registry is",
