@@ -67,13 +67,6 @@ fn a_directory_without_what_is_ignored_is_a_tree_and_why_names_the_file() {
     project.write("src/c.c", "c");
     let why = project.ok(&["why", "tree"]);
     assert!(why.contains("src: c.c is new, and 1 more"), "{why}");
-    project.write(".impastoignore", "[\n");
-    let ran = project.run(&["build"]);
-    assert!(
-        ran.code == 3 && ran.stderr.contains(".impastoignore: "),
-        "{}",
-        ran.stderr
-    );
 }
 
 #[test]

@@ -230,6 +230,9 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// A plain name, and the path of what it is for.
+type NamePair = (Vec<u8>, Vec<u8>);
+
 /// Plain names for what is in a directory, in their order, with the paths.
 fn named(inside: &[&ArchiveMember]) -> Result<Vec<NamePair>, IsoError> {
     let mut lower: BTreeMap<String, &[u8]> = BTreeMap::new();

@@ -37,7 +37,7 @@ const UNKNOWN: Sha256 = Sha256([0; 32]);
 const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "path",
-        Type::Path,
+        Type::File,
         "A file beside the recipe, or for a tree also a directory. Its content is part of the key, its name and time are \
          not.",
     ),
@@ -137,6 +137,12 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
     };
     let mut action = ActionTemplate::new(KIND.name, version, Executor::Host);
     action.hints.timeout = params.duration("timeout");
+    if params.get("path").is_some() && params.text("path").is_none() {
+        let error = ParamError::new("path", "it is not the path of a file beside the recipe");
+        return Err(vec![
+            error.help("use the stage itself where its file is wanted"),
+        ]);
+    }
     let given = |names: &[&'static str]| {
         let mut names = names.iter().filter(|name| params.get(name).is_some());
         (names.next().copied(), names.next().copied())
