@@ -9,16 +9,18 @@ use crate::project::{Project, Ran};
 use crate::repository::{Key, MADE};
 use crate::server::{Answer, Server};
 
+/// Bytes and the day in November 2026 on which they changed, by path.
+type ServedFiles = BTreeMap<String, (Vec<u8>, u32)>;
+
 /// A server whose files can be changed.
 struct Files {
     server: Server,
-    /// Bytes and the day in November 2026 on which they changed, by path.
-    files: Arc<Mutex<BTreeMap<String, (Vec<u8>, u32)>>>,
+    files: Arc<Mutex<ServedFiles>>,
 }
 
 impl Files {
     fn new() -> Files {
-        let files = Arc::<Mutex<BTreeMap<String, (Vec<u8>, u32)>>>::default();
+        let files = Arc::<Mutex<ServedFiles>>::default();
         let served = files.clone();
         let server = Server::new(move |_, request| {
             let path = request.path.split('?').next().unwrap();
