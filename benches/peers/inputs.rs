@@ -84,7 +84,7 @@ fn hash(store: &Store, tree: &Path) -> String {
         .expect("a directory")
         .into();
     let mut inputs = Inputs::new(store.clone(), tree.to_owned(), scope);
-    let input = inputs.get(".").expect("inputs");
+    let input = inputs.get(".", &[]).expect("inputs");
     assert!(matches!(input, Input::Tree { .. }));
     format!("{:?}", input.bound())
 }

@@ -176,6 +176,7 @@ fn boot_by_hand(dir: &Path, image: &Path) -> Duration {
     let size = impasto_store::qcow2::Qcow2::open(File::open(image).expect("the image"));
     let size = size.expect("our own image").header().virtual_size;
     let spec = Spec {
+        machine: impasto::vm::MachineType::Q35,
         accel: Accel::Tcg,
         firmware: Firmware::Bios,
         memory: 1 << 30,

@@ -17,6 +17,7 @@ mod close;
 #[path = "../sandbox/confine.rs"]
 mod confine;
 #[path = "../sandbox/emulate.rs"]
+#[allow(dead_code, reason = "impasto uses the rest")]
 mod emulate;
 mod facts;
 mod files;

@@ -311,16 +311,19 @@ fn help_explains_commands_kinds_and_topics() {
         &help(&[]),
         &["Commands:", "Topics", "selectors", "exit-codes"],
     );
-    assert_eq!(help(&["build"]), project.ok(&["build", "--help"]));
+    assert_eq!(help(&["gc"]), project.ok(&["gc", "--help"]));
     assert_eq!(
         help(&["layer", "blame"]),
         project.ok(&["layer", "blame", "--help"])
     );
     assert_eq!(help(&["run"]), project.ok(&["stages", "run"]));
-    has(
-        &help(&["fetch"]),
-        &["Usage: impasto fetch", "`impasto stages fetch`"],
-    );
+    for name in ["build", "fetch"] {
+        let (usage, kind) = (
+            format!("Usage: impasto {name}"),
+            format!("`impasto stages {name}`"),
+        );
+        has(&help(&[name]), &[&usage, &kind]);
+    }
     for line in help(&[])
         .lines()
         .skip_while(|line| !line.starts_with("Topics"))
