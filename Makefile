@@ -38,7 +38,9 @@ TEST_PACKAGES := \
 	fdisk:/usr/sbin/sfdisk \
 	busybox-static:/bin/busybox \
 	dosfstools:/usr/sbin/mkfs.vfat \
-	strace:/usr/bin/strace
+	strace:/usr/bin/strace \
+	cpio:/usr/bin/cpio \
+	git:/usr/bin/git
 # Made from one source; across versions they break each other, and apt would rather remove one than change its version.
 QEMU_PACKAGES := qemu-utils qemu-system-common qemu-system-x86
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)

@@ -53,11 +53,11 @@ stage "bootstrap" "root" {
 }
 
 stage "disk" "base" {
-  tree      = stage.root
-  size      = var.size
-  hostname  = "debian"
-  seed      = "debian-${var.release}"
-  users     = length(var.admin_keys) > 0 ? local.admin : {}
+  tree     = stage.root
+  size     = var.size
+  hostname = "debian"
+  seed     = "debian-${var.release}"
+  users    = length(var.admin_keys) > 0 ? local.admin : {}
 }
 
 stage "packages" "tools" {

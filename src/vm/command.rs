@@ -161,7 +161,7 @@ pub struct Spec {
     pub files: Option<PathBuf>,
     /// What the guest reaches.
     pub network: Network,
-    /// Programs that answer it under [`SERVER`]; it must have a network.
+    /// Programs that answer it under 10.0.2.2; it must have a network.
     pub served: Vec<ServedPort>,
     /// A socket that QEMU makes for the guest's agent.
     pub guest_agent: Option<PathBuf>,
