@@ -84,7 +84,7 @@ fn a_cache_outlives_a_build_and_sources_are_never_older_than_it() {
           commands = [<<-EOT
             cache=/run/impasto/caches/objects
             # As make does: only what is newer than what was made of it.
-            if ! [ -e $cache/object ] || [ text -nt $cache/object ]; then sleep 1; cp text $cache/object; fi
+            if ! [ -e $cache/object ] || [ text -nt $cache/object ]; then cp text $cache/object; sleep 1; fi
             echo x >> $cache/builds
             wc -l < $cache/builds
             cp $cache/object made
@@ -170,7 +170,7 @@ fn roots_of_the_same_packages_are_one_and_debs_are_a_mirror() {
     assert_eq!(project.read("out/all/greeting"), "Hello, world!\nedited\n");
     assert_eq!(layers(&project), listed, "{}", second.stderr);
 
-    let ran = build(&project, &["stage.files"]);
+    let ran = build(&project, &["files"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let members = tool(
         "tar",

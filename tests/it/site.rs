@@ -39,7 +39,7 @@ fn seed() -> &'static Path {
     static SEED: OnceLock<PathBuf> = OnceLock::new();
     SEED.get_or_init(|| {
         let base = debian::base();
-        debian::once("site-1", |dir| {
+        debian::once("site-2", |dir| {
             // Debian itself knows archives of its own; what is not Debian has those that the recipe names.
             let first = Project::empty();
             first.link(base, "debian.qcow2");
