@@ -377,7 +377,7 @@ fn copies_land_with_owner_and_mode() {
     assert_eq!(seen, expected);
     project.write("app/bin/run", "#!/bin/sh\necho changed\n");
     let why = project.ok(&["why", "files"]);
-    assert!(why.contains("app changed"), "{why}");
+    assert!(why.contains("app: bin/run changed"), "{why}");
 }
 
 #[test]

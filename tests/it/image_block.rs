@@ -305,6 +305,13 @@ fn an_image_with_planted_things_is_not_written_and_each_is_named() {
         refused.stderr
     );
     assert_eq!(fs::read(project.path("out/it.qcow2")).unwrap(), old);
+
+    // What was searched is remembered where the collector and the check of the store know it.
+    project.ok(&["gc", "--min-age", "0s"]);
+    project.ok(&["store", "verify"]);
+    let again = project.run(&["build"]);
+    assert_eq!(again.code, 4, "{}", again.stderr);
+    assert_eq!(project.read("out/gate/report.json"), report);
 }
 
 /// Removes a stage's list of files from the store, whose manifest names it.

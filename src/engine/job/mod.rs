@@ -149,6 +149,8 @@ pub struct JobContext {
     pub toolbox: Option<PackageSet>,
     /// What claims record of the host.
     pub facts: BTreeMap<String, String>,
+    /// The name of the recipe's state in the store.
+    pub state: String,
     pub logs: Result<PathBuf, StoreError>,
     /// Where the states of failed stages lie.
     pub failed: Result<PathBuf, StoreError>,

@@ -37,8 +37,8 @@ use crate::vm::{
 const REPORT: &str = "report.json";
 const JUNIT: &str = "report.xml";
 const CONSOLE: &str = "console.log";
-/// Where the store remembers files without secrets.
-const SEARCHED: [&str; 1] = ["searched-files"];
+/// The state file that remembers files without secrets.
+const SEARCHED: &str = "searched";
 /// What a machine does is the same under both; KVM is not everywhere.
 const ACCEL: Accel = Accel::Tcg;
 /// The most lines of a console that are shown where a check fails.
@@ -125,8 +125,9 @@ impl Job {
         let searches = checks
             .iter()
             .any(|check| matches!(check.question, Question::NoSecrets { .. }));
-        // A memory: what cannot be read or written is searched again.
-        let known = searches.then(|| self.store.state_read(&SEARCHED).ok().flatten());
+        // What cannot be read or written is searched again.
+        let memory = [self.context.state.as_str(), SEARCHED];
+        let known = searches.then(|| self.store.state_read(&memory).ok().flatten());
         let searched = SearchedFiles::from_bytes(&known.flatten().unwrap_or_default());
         let examined = ExaminedDisk {
             tree: &tree,
@@ -140,7 +141,7 @@ impl Job {
             reason: error.to_string(),
         })?;
         if let Some(bytes) = searched.into_bytes() {
-            let _ = self.store.state_write(&SEARCHED, &bytes);
+            let _ = self.store.state_write(&memory, &bytes);
         }
         let mut log = LogFile::create(self, &[]);
         for check in &suite.checks {

@@ -155,6 +155,7 @@ impl Engine<'_> {
                 proxies: config.proxies.clone(),
                 toolbox: self.graph.toolbox().cloned(),
                 facts: config.facts.clone(),
+                state: state.name.clone(),
                 logs: state.logs(),
                 failed: state.failed(),
                 reports: config.reports.clone(),
