@@ -434,10 +434,7 @@ impl Graph {
         for action in actions {
             if let Some(packages) = &mut action.packages {
                 packages.clone_from(set);
-                // Of boot loaders only files are read: what their packages depend on is neither fetched nor keyed.
-                let is_iso = |step: &Step| matches!(step, Step::Iso { .. });
-                if let Some(request) = request.as_ref().filter(|_| action.steps.iter().any(is_iso))
-                {
+                if let Some(request) = request.as_ref().filter(|request| request.named_only) {
                     packages
                         .install
                         .retain(|package| request.install.contains(&package.name));

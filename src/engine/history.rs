@@ -266,15 +266,15 @@ impl<'a> RecipeState<'a> {
         }
     }
 
-    /// What a directory held when this Action read it; none where that is not known.
-    pub fn listing(&self, node: &str, action: &ActionDigest, input: &str) -> Option<Listing> {
-        let bytes = self
-            .store
-            .state_read(&[&self.name, &listing_file(node)])
-            .ok()??;
-        let read = rmp_serde::from_slice::<(ActionDigest, BTreeMap<String, Listing>)>(&bytes);
-        let (of, mut listings) = read.ok()?;
-        (of == *action).then(|| listings.remove(input)).flatten()
+    /// What directories held when this Action read them, by the input's name; nothing where that is not known.
+    pub fn listings(&self, node: &str, action: &ActionDigest) -> BTreeMap<String, Listing> {
+        let read = || {
+            let bytes = self.store.state_read(&[&self.name, &listing_file(node)]);
+            let read = rmp_serde::from_slice::<(ActionDigest, _)>(&bytes.ok()??);
+            let (of, listings) = read.ok()?;
+            (of == *action).then_some(listings)
+        };
+        read().unwrap_or_default()
     }
 
     /// The directory of its logs; made where it is missing.

@@ -179,8 +179,8 @@ pub struct Inputs {
     store: Store,
     dir: PathBuf,
     scope: Arc<Scope>,
-    /// By path, and what is left out.
-    known: HashMap<(String, Vec<String>), Input>,
+    /// By what is left out, and by path.
+    known: HashMap<Vec<String>, HashMap<String, Input>>,
 }
 
 impl Inputs {
@@ -211,17 +211,17 @@ impl Inputs {
 
     /// What an input holds, without what the patterns name; hashed now if it was not before.
     pub fn get(&mut self, name: &str, ignore: &[String]) -> Result<&Input, InputError> {
-        let key = (name.to_owned(), ignore.to_vec());
-        if !self.known.contains_key(&key) {
+        if self.known(name, ignore).is_none() {
             let input = self.hash(name, ignore)?;
-            self.known.insert(key.clone(), input);
+            let known = self.known.entry(ignore.to_vec()).or_default();
+            known.insert(name.to_owned(), input);
         }
-        Ok(&self.known[&key])
+        Ok(&self.known[ignore][name])
     }
 
     /// What an input holds, where it was looked at.
     pub fn known(&self, name: &str, ignore: &[String]) -> Option<&Input> {
-        self.known.get(&(name.to_owned(), ignore.to_vec()))
+        self.known.get(ignore)?.get(name)
     }
 
     /// Hashes many files in one go; what cannot be read is told when it is asked for.
@@ -238,8 +238,8 @@ impl Inputs {
                 .hash_inputs(&paths, &|path, access| self.open(path, access)),
         ) {
             if let Ok(file) = result {
-                let key = ((*name).to_owned(), Vec::new());
-                self.known.insert(key, Input::File(file));
+                let known = self.known.entry(Vec::new()).or_default();
+                known.insert((*name).to_owned(), Input::File(file));
             }
         }
     }
@@ -272,7 +272,9 @@ impl Inputs {
 
     /// Forgets what an input held, so that it is looked at again.
     pub fn forget(&mut self, name: &str) {
-        self.known.retain(|(known, _), _| known != name);
+        for known in self.known.values_mut() {
+            known.remove(name);
+        }
     }
 
     fn hash(&self, name: &str, ignore: &[String]) -> Result<Input, InputError> {

@@ -671,12 +671,17 @@ impl<'a> Planner<'a> {
             return Reason::Changed(Vec::new());
         };
         let now = capped(action.explain());
+        let before = self
+            .state()
+            .listings(&self.listing_name(id, unit), &last.action);
         let mut files = BTreeMap::new();
-        for (name, now) in self.listings(template) {
-            let listing = self.listing_name(id, unit);
-            let before = self.state().listing(&listing, &last.action, &name);
-            if let Some(text) = before.and_then(|before| difference(&before, &now)) {
-                files.insert(name, text);
+        // Without a listing of then that of now tells nothing.
+        if !before.is_empty() {
+            for (name, now) in self.listings(template) {
+                let before = before.get(&name);
+                if let Some(text) = before.and_then(|before| difference(before, &now)) {
+                    files.insert(name, text);
+                }
             }
         }
         let names = ReasonNames::new(template).with_files(files);

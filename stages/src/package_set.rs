@@ -131,6 +131,8 @@ pub struct PackageRequest {
     pub repositories: Vec<Repository>,
     /// Which of several versions is chosen.
     pub pins: Vec<Pin>,
+    /// Whether only files of the packages that are named are read: what they depend on is neither fetched nor keyed.
+    pub named_only: bool,
 }
 
 /// Where requested packages go.
@@ -202,6 +204,7 @@ impl PackageRequest {
             keys,
             repositories,
             pins,
+            named_only: _,
         } = self;
         let mut lines = Vec::new();
         match root {

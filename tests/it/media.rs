@@ -132,7 +132,7 @@ fn a_ramdisk_is_what_other_programs_read_and_keeps_what_did_not_change() {
     let log = project.ok(&["log", "ramdisk"]);
     let line = log
         .lines()
-        .find(|line| line.contains("compressed anew"))
+        .find(|line| line.contains("compressed again"))
         .unwrap();
     let numbers: Vec<u32> = line
         .split(' ')

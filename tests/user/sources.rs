@@ -290,7 +290,7 @@ fn lists_that_cannot_be_believed_are_refused() {
         (
             "expired",
             key_of(&expiring, &list),
-            &["which expired on 2020-09-13", "help: get the key anew"],
+            &["which expired on 2020-09-13", "help: get the current key"],
         ),
         ("revoked", key_of(&revoked, &list), &["which was revoked"]),
         (

@@ -168,7 +168,7 @@ pub(crate) fn source_help(error: &SourceLookupError) -> Option<String> {
                 Some("if that key may sign it, add it to `signed_by`".to_owned())
             }
             SignatureError::ExpiredKey { .. } => Some(
-                "get the key anew from its owner: its life may have been extended".to_owned(),
+                "get the current key from its owner: its life may have been extended".to_owned(),
             ),
             SignatureError::Keyring { .. } => {
                 Some("use an armored public key, such as file(\"keys/vendor.asc\")".to_owned())
@@ -205,7 +205,7 @@ pub(crate) fn git_help(error: &GitError) -> Option<String> {
             format!("write refs/heads/{reference} or refs/tags/{reference}")
         }
         GitError::NoCommit { .. } => {
-            "its history may have been written anew: name another commit, or lock what there is now: impasto update"
+            "its history may have been rewritten: name another commit, or lock what there is now: impasto update"
                 .to_owned()
         }
         GitError::NoDirectory { .. } => "name a directory that it has in `subdirectory`".to_owned(),

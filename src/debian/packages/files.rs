@@ -70,7 +70,22 @@ pub fn keep_file(
     now: u64,
 ) -> Result<BlobRef, StoreError> {
     let blob = store.put_blob(content)?;
-    let action = action(sha256);
+    keep_blob(store, &action(sha256), (what, NAME), blob, now)?;
+    Ok(blob)
+}
+
+/// Remembers a blob as what an Action got that nothing of a recipe is part of. `names` are what records call it, and its
+/// name among the Action's files.
+///
+/// # Errors
+/// The store cannot be written.
+pub fn keep_blob(
+    store: &Store,
+    action: &Action<Bound>,
+    (what, name): (&str, &str),
+    blob: BlobRef,
+    now: u64,
+) -> Result<(), StoreError> {
     let file = OutputFile {
         content: FileContent::Blob(blob),
         mode: 0o644,
@@ -82,7 +97,7 @@ pub fn keep_file(
         node: what.to_owned(),
         recipe: String::new(),
         result: Outputs {
-            files: BTreeMap::from([(NAME.to_owned(), file)]),
+            files: BTreeMap::from([(name.to_owned(), file)]),
             ..Outputs::default()
         },
         caveats: BTreeSet::new(),
@@ -102,7 +117,7 @@ pub fn keep_file(
         root: None,
         extra: BTreeMap::new(),
     })?;
-    Ok(blob)
+    Ok(())
 }
 
 /// Writes a file of the store.

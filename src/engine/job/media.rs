@@ -257,7 +257,7 @@ impl Job {
         };
         if packed.index.is_some() {
             let made = packed.pieces - packed.kept;
-            let line = format!("{made} of {} pieces were compressed anew\n", packed.pieces);
+            let line = format!("{made} of {} pieces were compressed again\n", packed.pieces);
             log.bytes(line.as_bytes());
         }
         let like = self.earlier_file(name);

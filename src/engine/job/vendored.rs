@@ -3,15 +3,15 @@
 //!
 //! Each file that a lock names is kept with a claim of its own, so that a lock that changed has only new files fetched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, Step};
+use impasto_stages::action::{Action, Bound, Executor, Step};
 use impasto_stages::vendor::VendorSpec;
 use impasto_store::blob::BlobRef;
-use impasto_store::claim::{Claim, Cost, FileContent, Isolation, OutputFile, Outputs, capped};
+use impasto_store::claim::{FileContent, OutputFile, Outputs};
 
 use super::{Job, JobError, JobInput, JobOutput, create, install};
 use crate::base::bounded;
@@ -183,38 +183,14 @@ impl Job {
     fn keep_item(&self, item: &VendorItem, name: &str, path: &Path) -> Result<BlobRef, JobError> {
         let file = bounded::open(path).map_err(JobError::io("open", path))?;
         let blob = self.store.put_blob(io::BufReader::new(file))?;
-        let action = item_action(item);
-        let file = OutputFile {
-            content: FileContent::Blob(blob),
-            mode: 0o644,
-        };
-        self.store.put_claim(&Claim {
-            action: action.digest(),
-            kind: action.kind.to_owned(),
-            stage: item.name.clone(),
-            node: item.name.clone(),
-            recipe: String::new(),
-            result: Outputs {
-                files: BTreeMap::from([(name.to_owned(), file)]),
-                ..Outputs::default()
-            },
-            caveats: BTreeSet::new(),
-            sandbox: "host".to_owned(),
-            isolation: Isolation::Host,
-            facts: BTreeMap::new(),
-            writer: String::new(),
-            created: self.context.now,
-            engine_epoch: u64::from(ENGINE_EPOCH),
-            cost: Cost {
-                wall_ms: 0,
-                cpu_ms: 0,
-                stored_bytes: blob.size,
-            },
-            log: None,
-            fields: capped(action.explain()),
-            root: None,
-            extra: BTreeMap::new(),
-        })?;
+        let names = (item.name.as_str(), name);
+        files::keep_blob(
+            &self.store,
+            &item_action(item),
+            names,
+            blob,
+            self.context.now,
+        )?;
         Ok(blob)
     }
 

@@ -214,7 +214,7 @@ fn laid_out(image: IsoImage<'_>) -> Result<LaidOut, IsoError> {
             _ => {
                 return Err(IsoError::Member(MemberError {
                     path: member.path.clone(),
-                    problem: "is no file, directory or symbolic link, and nothing else is in an ISO image",
+                    problem: "is not a file, directory or symbolic link, and an ISO image holds nothing else",
                 }));
             }
         }

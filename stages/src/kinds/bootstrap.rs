@@ -41,7 +41,7 @@ const PARAMS: &[ParamSpec] = &[
         "signed_by",
         Type::Text,
         "The armored keys that sign the distribution's archives, such as file(\"keys/mirror.asc\"), where a mirror of \
-         your own signs them anew. Default: the distribution's own keys, which impasto knows.",
+         your own signs them again. Default: the distribution's own keys, which impasto knows.",
     ),
     ParamSpec::optional(
         "packages",

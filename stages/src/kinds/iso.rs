@@ -143,9 +143,9 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         install: packages,
         suite: Some(suite),
         components: vec!["main".to_owned()],
+        named_only: true,
         ..PackageRequest::default()
     };
-    // Only the boot loaders' own files are read, so what they depend on is left out when the lock is applied.
     action.packages = Some(PackageSet::default());
     let hybrid = params.get("hybrid").is_none() || params.flag("hybrid");
     let spec = IsoSpec {

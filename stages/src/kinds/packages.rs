@@ -114,6 +114,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         keys: None,
         repositories: archives::repositories(params, &secrets, &mut errors),
         pins: archives::pins(params, &mut errors),
+        named_only: false,
     };
     let debconf = params.texts("debconf");
     for (param, names) in [
