@@ -3,10 +3,10 @@
 
 use std::fmt::Write;
 
-use impasto_stages::disk::{DiskSpec, DiskTable, ExtraFileSystem, Networking, Role};
+use impasto_stages::disk::{DiskSpec, DiskTable, ExtraFileSystem, Networking, PartitionSpec, Role};
 
 use super::error::AssembleError;
-use super::partitions::PlannedPartition;
+use super::partitions::{LINUX_DATA, PlannedPartition};
 use super::tree::{RootTree, TreeAccess};
 
 const PUBLIC: TreeAccess = TreeAccess::root(0o644);
@@ -33,7 +33,7 @@ pub(super) fn configure(
     }
     // Without partitions the file system grows, by `x-systemd.growfs`, and there is nothing else to grow.
     if spec.growpart && spec.table == DiskTable::Gpt {
-        grow(tree)?;
+        grow(tree, spec)?;
     }
     host_keys(tree)
 }
@@ -68,14 +68,11 @@ fn mounts(
             .expect("BUG: writing to a String failed");
     };
     for part in parts.iter().rev() {
+        let grow = spec.growpart && part.role == spec.growing();
+        let grow = if grow { ",x-systemd.growfs" } else { "" };
         match part.role {
             Role::BiosBoot => {}
             Role::Root => {
-                let grow = if spec.growpart {
-                    ",x-systemd.growfs"
-                } else {
-                    ""
-                };
                 line(
                     &part.fs_id(),
                     "/",
@@ -90,18 +87,23 @@ fn mounts(
             }
             Role::Extra(index) => {
                 let extra = &spec.partitions[index];
-                let ty = match extra.file_system {
+                let fs = match extra.file_system {
                     Some(ExtraFileSystem::Swap) => {
                         line(&part.fs_id(), "none", "swap", "sw", 0);
                         continue;
                     }
-                    Some(ExtraFileSystem::Ext4) => "ext4",
-                    Some(ExtraFileSystem::Vfat) => "vfat",
+                    Some(fs) => fs,
                     None => continue,
                 };
                 let Some(mount) = &extra.mount else { continue };
                 tree.make_dir(mount, TreeAccess::root(0o755))?;
-                line(&part.fs_id(), mount, ty, "defaults", 2);
+                // Those that are never checked at boot say so (fsck.xfs(8), btrfs-check(8)).
+                let pass = match fs {
+                    ExtraFileSystem::Xfs | ExtraFileSystem::Btrfs => 0,
+                    _ => 2,
+                };
+                let options = format!("defaults{grow}");
+                line(&part.fs_id(), mount, fs.name(), &options, pass);
             }
         }
     }
@@ -166,49 +168,92 @@ fn network(tree: &RootTree, log: &mut dyn FnMut(&str)) -> Result<(), AssembleErr
 }
 
 /// The partition grows before the file system does; the latter is `x-systemd.growfs` in fstab(5).
-fn grow(tree: &RootTree) -> Result<(), AssembleError> {
+fn grow(tree: &RootTree, spec: &DiskSpec) -> Result<(), AssembleError> {
+    let (name, mount, variable) = match spec.growing() {
+        Role::Extra(index) => {
+            let extra = &spec.partitions[index];
+            let mount = extra.mount.as_deref();
+            let mount = mount.expect("BUG: a partition that grows is mounted");
+            (extra.name.as_str(), mount, "device")
+        }
+        _ => ("root", "/", "root"),
+    };
     // Needs no data source, unlike cloud-init, which does nothing on a machine without one.
     if tree
         .first_file(&["/usr/bin/systemd-repart", "/bin/systemd-repart"])?
         .is_some()
     {
-        return tree.write(
-            "/etc/repart.d/50-root.conf",
-            "[Partition]\nType=root\n",
-            PUBLIC,
-        );
+        return repart(tree, spec);
     }
     if !tree.is_file("/usr/bin/growpart")? {
         return Err(AssembleError::missing(
-            "program that grows the root partition at boot",
+            "program that grows a partition at boot",
             "systemd-repart or cloud-guest-utils, or set `growpart = false`, or add it",
         ));
     }
-    const SCRIPT: &str = "#!/bin/sh\n# Grows the last partition to its disk's end; says nothing where there is no room.\n\
-        root=$(findmnt -no SOURCE /) || exit 0\n\
-        name=${root##*/}\n\
+    let script = format!(
+        "#!/bin/sh\n# Grows the last partition to its disk's end; says nothing where there is no room.\n\
+        {variable}=$(findmnt -no SOURCE {mount}) || exit 0\n\
+        name=${{{variable}##*/}}\n\
         number=$(cat \"/sys/class/block/$name/partition\") || exit 0\n\
         disk=$(basename \"$(readlink -f \"/sys/class/block/$name/..\")\")\n\
         growpart \"/dev/$disk\" \"$number\"\n\
         # 1 means that there was nothing to grow.\n\
-        [ $? -le 1 ]\n";
-    // Both names: until systemd 254 the root's unit was one of fstab's generator.
-    const UNIT: &str = "[Unit]\nDescription=Grow the root partition to its disk\nDefaultDependencies=no\n\
-        After=systemd-remount-fs.service\nBefore=systemd-growfs-root.service systemd-growfs@-.service\n\
-        RequiresMountsFor=/\n\n\
-        [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/lib/impasto/grow-root\n\n\
-        [Install]\nWantedBy=sysinit.target\n";
-    tree.write(
-        "/usr/lib/impasto/grow-root",
-        SCRIPT,
-        TreeAccess::root(0o755),
-    )?;
-    tree.write(
-        "/etc/systemd/system/impasto-grow-root.service",
-        UNIT,
-        PUBLIC,
-    )?;
-    enable(tree, "impasto-grow-root.service").map(drop)
+        [ $? -le 1 ]\n"
+    );
+    // Both names of the root's unit: until systemd 254 it was one of fstab's generator.
+    let before = match mount {
+        "/" => "systemd-growfs-root.service systemd-growfs@-.service".to_owned(),
+        mount => format!("systemd-growfs@{}.service", unit_name(mount)),
+    };
+    let unit = format!(
+        "[Unit]\nDescription=Grow the {name} partition to its disk\nDefaultDependencies=no\n\
+        After=systemd-remount-fs.service\nBefore={before}\n\
+        RequiresMountsFor={mount}\n\n\
+        [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/lib/impasto/grow-{name}\n\n\
+        [Install]\nWantedBy=sysinit.target\n"
+    );
+    let program = format!("/usr/lib/impasto/grow-{name}");
+    tree.write(&program, script, TreeAccess::root(0o755))?;
+    let service = format!("impasto-grow-{name}.service");
+    tree.write(&format!("/etc/systemd/system/{service}"), unit, PUBLIC)?;
+    enable(tree, &service).map(drop)
+}
+
+/// What systemd-repart needs to know: it takes the first partition of a type that no earlier file took (repart.d(5)), so
+/// each of the type before the one that grows has its file.
+fn repart(tree: &RootTree, spec: &DiskSpec) -> Result<(), AssembleError> {
+    let Role::Extra(growing) = spec.growing() else {
+        let content = "[Partition]\nType=root\n";
+        return tree.write("/etc/repart.d/50-root.conf", content, PUBLIC);
+    };
+    let swap = Some(ExtraFileSystem::Swap);
+    let data = |one: &&PartitionSpec| one.file_system != swap;
+    let before = spec.partitions[..=growing].iter().filter(data);
+    for (index, partition) in before.enumerate() {
+        let path = format!("/etc/repart.d/50-data-{index:03}-{}.conf", partition.name);
+        tree.write(&path, format!("[Partition]\nType={LINUX_DATA}\n"), PUBLIC)?;
+    }
+    Ok(())
+}
+
+/// A path as units' names have it (systemd.unit(5)).
+fn unit_name(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ":_.".contains(c);
+    let path = path.trim_matches('/');
+    let mut name = String::new();
+    for (index, c) in path.char_indices() {
+        match c {
+            '/' => name.push('-'),
+            c if plain(c) && !(index == 0 && c == '.') => name.push(c),
+            c => {
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    write!(name, "\\x{byte:02x}").expect("BUG: writing to a String failed");
+                }
+            }
+        }
+    }
+    name
 }
 
 /// Host keys are never in a tree: two machines of one image would have the same.
@@ -289,6 +334,20 @@ fn install_section(unit: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_escaped_as_systemd_does() {
+        // `systemd-escape --path` gave these.
+        for (path, expected) in [
+            ("/srv", "srv"),
+            ("/var/lib/data", "var-lib-data"),
+            ("/srv/a-b", r"srv-a\x2db"),
+            ("/.data", r"\x2edata"),
+            ("/daten/ü", r"daten-\xc3\xbc"),
+        ] {
+            assert_eq!(unit_name(path), expected);
+        }
+    }
 
     #[test]
     fn a_unit_says_where_it_is_wanted() {

@@ -153,8 +153,9 @@ impl AssembleError {
                 "make `size` at least \"{}MiB\"; add what later stages install and what the image needs at run time",
                 needed / MIB
             ),
-            AssembleError::PartitionTooSmall { needed, .. } => {
-                format!("make its `size` at least \"{}MiB\"", needed / MIB)
+            AssembleError::PartitionTooSmall { mount, needed, .. } => {
+                let size = if mount == "/" { "`root_size`" } else { "its `size`" };
+                format!("make {size} at least \"{}MiB\"", needed / MIB)
             }
             AssembleError::BootLoaderTooLarge { .. } => "make `efi_size` larger".to_owned(),
             AssembleError::Missing { packages, .. } => {
@@ -183,6 +184,8 @@ impl AssembleError {
                     Some("mke2fs" | "e2fsck" | "resize2fs") => "e2fsprogs",
                     Some("mkfs.vfat") => "dosfstools",
                     Some("mmd" | "mcopy") => "mtools",
+                    Some("mkfs.xfs") => "xfsprogs",
+                    Some("mkfs.btrfs") => "btrfs-progs",
                     _ => return None,
                 };
                 format!("install it on this host: apt-get install {package}")

@@ -9,6 +9,7 @@
 //! ```
 
 mod architecture;
+mod btrfs;
 mod configure;
 mod error;
 mod esp;
@@ -20,11 +21,13 @@ mod grub;
 mod ids;
 mod partitions;
 mod resize;
+mod separate;
 mod swap;
 mod tool;
 mod tree;
 pub(crate) mod unpack;
 mod users;
+mod xfs;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -47,7 +50,7 @@ use tree::RootTree;
 /// which part of the work is over.
 ///
 /// Programs that it runs: `mke2fs`; `mkfs.vfat`, `mmd` and `mcopy` for UEFI; `chroot` and the tree's `grub-mkimage` for
-/// BIOS.
+/// BIOS; `mkfs.xfs` and `mkfs.btrfs` where a partition is one.
 ///
 /// # Errors
 /// The tree lacks something, or does not fit; or a program or a file fails.
@@ -93,7 +96,7 @@ pub fn assemble(
     phase("configure");
 
     let moved = move_out(&tree, spec, work)?;
-    check_space(spec, root, &directory, &moved)?;
+    check_space(spec, &parts, &directory, &moved)?;
     let path = work.join("disk.raw");
     let io = |verb| AssembleError::io(verb, &path);
     let disk = File::options()
@@ -130,6 +133,8 @@ pub fn assemble(
                     }
                     Some(ExtraFileSystem::Vfat) => fat::make(&path, part, label, epoch)?,
                     Some(ExtraFileSystem::Swap) => swap::make(&disk, part, label)?,
+                    Some(ExtraFileSystem::Xfs) => xfs::make(&disk, part, label, epoch, work)?,
+                    Some(ExtraFileSystem::Btrfs) => btrfs::make(&disk, part, label, epoch, work)?,
                 }
             }
             Role::Root => {
@@ -176,7 +181,7 @@ fn move_out(
                 moved.insert(index, place);
             }
         } else if !tree.list(mount)?.is_empty() {
-            // FAT knows no owners.
+            // FAT knows no owners, and the others are made empty.
             return Err(AssembleError::Hides {
                 partition: part.name.clone(),
                 mount: mount.clone(),
@@ -189,33 +194,42 @@ fn move_out(
 /// Says what is needed before mke2fs finds out block by block.
 fn check_space(
     spec: &DiskSpec,
-    root: &PlannedPartition,
+    parts: &[PlannedPartition],
     directory: &Path,
     moved: &BTreeMap<usize, PathBuf>,
 ) -> Result<(), AssembleError> {
-    for (index, directory) in moved {
-        let part = &spec.partitions[*index];
-        let needed = ext4::TreeUsage::of(directory)?.needs();
-        if needed > part.size.max(ext4::SMALLEST) {
-            let (partition, mount) = (part.name.clone(), part.mount.clone().unwrap_or_default());
-            return Err(AssembleError::PartitionTooSmall {
-                partition,
-                mount,
-                needed,
-                size: part.size,
-            });
+    for part in parts {
+        let (directory, mount) = match part.role {
+            Role::Root => (directory, "/"),
+            Role::Extra(index) => {
+                let Some(directory) = moved.get(&index) else {
+                    continue;
+                };
+                let mount = spec.partitions[index].mount.as_deref();
+                (directory.as_path(), mount.unwrap_or_default())
+            }
+            Role::BiosBoot | Role::Efi => continue,
+        };
+        let usage = ext4::TreeUsage::of(directory)?;
+        let needs = usage.needs();
+        if needs <= part.size.max(ext4::SMALLEST) {
+            continue;
         }
+        return Err(if part.role == spec.growing() {
+            AssembleError::TooSmall {
+                content: usage.bytes(),
+                // The table's backup lies behind it.
+                needed: (part.start + needs + MIB).next_multiple_of(64 * MIB),
+                size: spec.size,
+            }
+        } else {
+            AssembleError::PartitionTooSmall {
+                partition: part.name.clone(),
+                mount: mount.to_owned(),
+                needed: needs,
+                size: part.size,
+            }
+        });
     }
-    let content = ext4::TreeUsage::of(directory)?;
-    let needs = content.needs();
-    if needs <= root.size {
-        return Ok(());
-    }
-    // The table's backup lies behind the root.
-    let needed = (root.start + needs + MIB).next_multiple_of(64 * MIB);
-    Err(AssembleError::TooSmall {
-        content: content.bytes(),
-        needed,
-        size: spec.size,
-    })
+    Ok(())
 }

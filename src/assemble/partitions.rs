@@ -10,7 +10,7 @@ use super::ids::{Ids, Uuid};
 /// Partition types (UEFI specification, 5.3.3; GRUB; the Discoverable Partitions Specification).
 const BIOS_BOOT: &str = "21686148-6449-6e6f-744e-656564454649";
 const EFI_SYSTEM: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
-const LINUX_DATA: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
+pub(super) const LINUX_DATA: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
 const SWAP: &str = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f";
 
 /// A partition, and the identity of what is in it.
@@ -31,7 +31,7 @@ pub(super) struct PlannedPartition {
 pub(super) enum DiskIdentity {
     /// It has no name.
     None,
-    /// The UUID of ext4 or swap, and ext4's seed of directory hashes.
+    /// The UUID of a file system or swap space, and ext4's seed of directory hashes.
     Uuid { uuid: Uuid, hash_seed: Uuid },
     /// The serial number of a FAT volume.
     Volume(u32),
@@ -55,7 +55,7 @@ impl PlannedPartition {
             Role::Root => machine.root_type(),
             Role::Extra(index) => match spec.partitions[index].file_system {
                 Some(ExtraFileSystem::Swap) => SWAP,
-                Some(ExtraFileSystem::Ext4 | ExtraFileSystem::Vfat) | None => LINUX_DATA,
+                Some(_) | None => LINUX_DATA,
             },
         };
         gpt::GptEntry {
@@ -95,7 +95,7 @@ pub(super) fn parts(
             Some(ExtraFileSystem::Vfat) => {
                 DiskIdentity::Volume(ids.volume(&format!("volume {name}")))
             }
-            Some(ExtraFileSystem::Ext4 | ExtraFileSystem::Swap) => DiskIdentity::Uuid {
+            Some(_) => DiskIdentity::Uuid {
                 uuid: ids.uuid(&format!("file system {name}")),
                 hash_seed: ids.uuid(&format!("{seed} {name}")),
             },

@@ -2,6 +2,7 @@
 //! Knows requests and lock entries; `crate::debian` has one.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use impasto_stages::Secret;
@@ -107,17 +108,46 @@ impl From<String> for PackageHint {
     }
 }
 
+/// What tools are needed for beyond what every recipe needs. As text, it is a line of their request in the lock.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ToolNeed {
+    /// Running programs of this architecture, which is not this machine's.
+    Emulator(String),
+    /// Making a file system of this type.
+    FileSystem(String),
+}
+
+impl fmt::Display for ToolNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ToolNeed::Emulator(architecture) => write!(f, "emulator {architecture}"),
+            ToolNeed::FileSystem(name) => write!(f, "file-system {name}"),
+        }
+    }
+}
+
+impl ToolNeed {
+    /// Reads a line of a request; none where an older or newer impasto wrote something else.
+    pub fn parse(line: &str) -> Option<ToolNeed> {
+        match line.split_once(' ')? {
+            ("emulator", architecture) => Some(ToolNeed::Emulator(architecture.to_owned())),
+            ("file-system", name) => Some(ToolNeed::FileSystem(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
 /// One package manager: resolves what stages want, and tells what is newer. Asks archives; builds nothing.
 /// It is asked on a thread of its own, beside which its caller tells how much has come.
 pub trait PackageManager: Sync {
     /// The files of a disk that tell which packages it has, by their paths; a disk without the first has none.
     fn state_files(&self) -> &'static [&'static str];
 
-    /// The tools that impasto itself needs here, and for packages of `foreign` architectures: resolved without any tool.
+    /// The tools that impasto itself always needs here, and those for `more`: resolved without any tool.
     ///
     /// # Errors
     /// An archive cannot be had, is not signed as it must be, or lacks one of the tools.
-    fn resolve_toolbox(&self, foreign: &[String]) -> Result<LockEntry, ManagerError>;
+    fn resolve_toolbox(&self, more: &[ToolNeed]) -> Result<LockEntry, ManagerError>;
 
     /// Resolves what a stage wants. Name and combinations of the entry are the caller's.
     ///

@@ -22,7 +22,7 @@ pub use check::MAX_INSTALLED;
 pub use file::{LockArchive, LockEntry, LockFile, LockPackage, LockTable, RefusedEntry, TOOLBOX};
 pub use manager::{
     BaseLayer, InstalledBase, ManagerError, NewerVersion, PackageHint, PackageManager, Pinning,
-    ResolveQuery,
+    ResolveQuery, ToolNeed,
 };
 pub use report::changes;
 pub use source::LockSource;

@@ -37,6 +37,8 @@ pub struct DiskSpec {
     pub efi_size: u64,
     /// Partitions between the boot loaders' and the root.
     pub partitions: Vec<PartitionSpec>,
+    /// Size of the root in bytes, a multiple of [`MIB`], where one of the partitions takes what is left.
+    pub root_size: Option<u64>,
     /// The image's host name.
     pub host_name: String,
     /// Users by name; `root` stands for the one that is there.
@@ -47,7 +49,7 @@ pub struct DiskSpec {
     pub console: bool,
     /// Arguments of the kernel, beyond those that follow from the rest.
     pub kernel_arguments: Vec<String>,
-    /// Whether the root grows at boot to what its disk has.
+    /// Whether the partition that takes what is left grows at boot to what its disk has.
     pub growpart: bool,
 }
 
@@ -74,8 +76,8 @@ pub enum RootFileSystem {
 pub struct PartitionSpec {
     /// Its name in the partition table.
     pub name: String,
-    /// Its size in bytes, a multiple of [`MIB`].
-    pub size: u64,
+    /// Its size in bytes, a multiple of [`MIB`]; what the others leave where none is given.
+    pub size: Option<u64>,
     /// What it holds, empty; nothing where none is given.
     pub file_system: Option<ExtraFileSystem>,
     /// Where it is mounted.
@@ -91,6 +93,41 @@ pub enum ExtraFileSystem {
     Ext4,
     Vfat,
     Swap,
+    Xfs,
+    Btrfs,
+}
+
+impl ExtraFileSystem {
+    /// What fstab(5) calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ExtraFileSystem::Ext4 => "ext4",
+            ExtraFileSystem::Vfat => "vfat",
+            ExtraFileSystem::Swap => "swap",
+            ExtraFileSystem::Xfs => "xfs",
+            ExtraFileSystem::Btrfs => "btrfs",
+        }
+    }
+
+    /// Size of the smallest partition that it is made in, in bytes.
+    pub fn smallest(self) -> u64 {
+        match self {
+            ExtraFileSystem::Ext4 => 8 * MIB,
+            ExtraFileSystem::Vfat => MIN_EFI_SIZE,
+            ExtraFileSystem::Swap => MIB,
+            // Both are what their programs demand.
+            ExtraFileSystem::Xfs => 300 * MIB,
+            ExtraFileSystem::Btrfs => 128 * MIB,
+        }
+    }
+
+    /// Whether a running machine can make it larger.
+    pub fn grows(self) -> bool {
+        match self {
+            ExtraFileSystem::Ext4 | ExtraFileSystem::Xfs | ExtraFileSystem::Btrfs => true,
+            ExtraFileSystem::Vfat | ExtraFileSystem::Swap => false,
+        }
+    }
 }
 
 /// How the image gets its addresses.
@@ -128,7 +165,7 @@ pub enum Role {
     Efi,
     /// The partition of this index in [`DiskSpec::partitions`].
     Extra(usize),
-    /// The root, always last, so that it can grow.
+    /// The root, which has the last number.
     Root,
 }
 
@@ -142,21 +179,22 @@ pub struct Placed {
     pub size: u64,
 }
 
-/// A disk whose partitions do not leave a root.
+/// A disk whose partitions do not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the partitions need {} MiB, and the disk has {} MiB", needed / MIB, size / MIB)]
 pub struct Overfull {
-    /// Bytes that the partitions and the smallest root need.
+    /// Bytes that the partitions need, the one that takes what is left at its smallest.
     pub needed: u64,
     /// Bytes of the disk.
     pub size: u64,
 }
 
 impl DiskSpec {
-    /// The partitions in the order of the disk: boot loaders' first, root last. Their numbers count from 1 in this order.
+    /// The partitions by number, from 1: the boot loaders', the others, the root. The one that takes what is left lies behind
+    /// all others on the disk, whatever its number, so that it can grow.
     ///
     /// # Errors
-    /// What is left for the root is less than [`MIN_ROOT_SIZE`].
+    /// What is left is less than [`MIN_ROOT_SIZE`], or the smallest file system of its kind.
     pub fn layout(&self) -> Result<Vec<Placed>, Overfull> {
         if self.table == DiskTable::None {
             if self.size < MIN_ROOT_SIZE {
@@ -171,35 +209,48 @@ impl DiskSpec {
                 size: self.size,
             }]);
         }
-        let mut placed = Vec::new();
+        let bios = self.bios.then_some((Role::BiosBoot, Some(BIOS_BOOT_SIZE)));
+        let efi = self.efi.then_some((Role::Efi, Some(self.efi_size)));
+        let extras = self.partitions.iter().enumerate();
+        let extras = extras.map(|(index, partition)| (Role::Extra(index), partition.size));
+        let wanted: Vec<_> = bios
+            .into_iter()
+            .chain(efi)
+            .chain(extras)
+            .chain([(Role::Root, self.root_size)])
+            .collect();
         // The primary table and its entries lie in the first MiB, the backup in the last.
-        let mut start = MIB;
-        let mut put = |role, size| {
-            placed.push(Placed { role, start, size });
-            start += size;
+        let fixed: u64 = wanted.iter().filter_map(|(_, size)| *size).sum();
+        let left = self.size.saturating_sub(fixed + 2 * MIB);
+        let least = match self.growing() {
+            Role::Extra(index) => self.partitions[index]
+                .file_system
+                .map_or(MIB, ExtraFileSystem::smallest),
+            _ => MIN_ROOT_SIZE,
         };
-        if self.bios {
-            put(Role::BiosBoot, BIOS_BOOT_SIZE);
-        }
-        if self.efi {
-            put(Role::Efi, self.efi_size);
-        }
-        for (index, partition) in self.partitions.iter().enumerate() {
-            put(Role::Extra(index), partition.size);
-        }
-        let root = self.size.saturating_sub(start + MIB);
-        if root < MIN_ROOT_SIZE {
+        if left < least {
             return Err(Overfull {
-                needed: start + MIN_ROOT_SIZE + MIB,
+                needed: fixed + 2 * MIB + least,
                 size: self.size,
             });
         }
-        placed.push(Placed {
-            role: Role::Root,
-            start,
-            size: root,
-        });
-        Ok(placed)
+        let mut start = MIB;
+        let place = |(role, size): (Role, Option<u64>)| {
+            let placed = Placed {
+                role,
+                start: size.map_or(MIB + fixed, |_| start),
+                size: size.unwrap_or(left),
+            };
+            start += size.unwrap_or(0);
+            placed
+        };
+        Ok(wanted.into_iter().map(place).collect())
+    }
+
+    /// The partition that takes what the others leave.
+    pub fn growing(&self) -> Role {
+        let extra = self.partitions.iter().position(|one| one.size.is_none());
+        extra.map_or(Role::Root, Role::Extra)
     }
 
     /// Whether anything can boot it.
@@ -221,6 +272,7 @@ impl Describe for DiskSpec {
             label,
             efi_size,
             partitions,
+            root_size,
             host_name,
             users,
             networking,
@@ -240,6 +292,10 @@ impl Describe for DiskSpec {
         field(sink, "label", label);
         field(sink, "efi_size", efi_size);
         field(sink, "partitions", partitions);
+        // And those of disks whose root takes what is left.
+        if let Some(root_size) = root_size {
+            field(sink, "root_size", root_size);
+        }
         field(sink, "host_name", host_name);
         field(sink, "users", users);
         field(sink, "networking", networking);
@@ -259,7 +315,10 @@ impl Describe for PartitionSpec {
             label,
         } = self;
         field(sink, "name", name);
-        field(sink, "size", size);
+        match size {
+            Some(size) => field(sink, "size", size),
+            None => field(sink, "size", "the rest"),
+        }
         field(sink, "file_system", file_system);
         field(sink, "mount", mount);
         field(sink, "label", label);
@@ -308,6 +367,8 @@ impl Describe for ExtraFileSystem {
             ExtraFileSystem::Ext4 => Atom::Variant(0, "ext4"),
             ExtraFileSystem::Vfat => Atom::Variant(1, "vfat"),
             ExtraFileSystem::Swap => Atom::Variant(2, "swap"),
+            ExtraFileSystem::Xfs => Atom::Variant(3, "xfs"),
+            ExtraFileSystem::Btrfs => Atom::Variant(4, "btrfs"),
         });
     }
 }
@@ -337,11 +398,12 @@ mod tests {
             efi_size: 64 * MIB,
             partitions: vec![PartitionSpec {
                 name: "swap".to_owned(),
-                size: 8 * MIB,
+                size: Some(8 * MIB),
                 file_system: Some(ExtraFileSystem::Swap),
                 mount: None,
                 label: None,
             }],
+            root_size: None,
             host_name: "debian".to_owned(),
             users: BTreeMap::new(),
             networking: Networking::Dhcp,
@@ -365,6 +427,37 @@ mod tests {
             (Role::Root, 74, 1024 - 74 - 1),
         ];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_grows_is_last_whatever_its_number() {
+        let mut spec = spec(1024 * MIB);
+        spec.root_size = Some(256 * MIB);
+        spec.partitions[0] = PartitionSpec {
+            name: "data".to_owned(),
+            size: None,
+            file_system: Some(ExtraFileSystem::Xfs),
+            mount: Some("/srv".to_owned()),
+            label: None,
+        };
+        let shown = |spec: &DiskSpec| -> Vec<_> {
+            let layout = spec.layout().unwrap();
+            let mib = |p: &Placed| (p.role, p.start / MIB, p.size / MIB);
+            layout.iter().map(mib).collect()
+        };
+        let expected = [
+            (Role::BiosBoot, 1, 1),
+            (Role::Efi, 2, 64),
+            (Role::Extra(0), 322, 1024 - 322 - 1),
+            (Role::Root, 66, 256),
+        ];
+        assert_eq!(shown(&spec), expected);
+        // The smallest of its kind must fit.
+        spec.size = (322 + 299 + 1) * MIB;
+        let needed = spec.size + MIB;
+        assert_eq!(spec.layout().unwrap_err().needed, needed);
+        spec.size = needed;
+        assert_eq!(shown(&spec)[2], (Role::Extra(0), 322, 300));
     }
 
     #[test]

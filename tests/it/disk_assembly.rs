@@ -2,6 +2,8 @@
 //!
 //! The tree is a small one that has what the assembly looks for; its kernel and boot loaders are texts.
 
+mod data;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -184,6 +186,7 @@ pub(crate) fn spec() -> DiskSpec {
             partition("exchange", Some(ExtraFileSystem::Vfat), None),
             partition("raw", None, None),
         ],
+        root_size: None,
         host_name: "small.example.org".to_owned(),
         users: BTreeMap::from([("admin".to_owned(), admin)]),
         networking: Networking::Dhcp,
@@ -201,7 +204,7 @@ fn partition(
     let label = file_system.map(|_| name.to_uppercase());
     PartitionSpec {
         name: name.to_owned(),
-        size: 16 * MIB,
+        size: Some(16 * MIB),
         file_system,
         mount: mount.map(str::to_owned),
         label,

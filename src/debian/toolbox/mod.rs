@@ -32,7 +32,7 @@ pub use resolve::{
     APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ResolvedPackage,
     Variant,
 };
-pub use tools::{EMULATOR, SUITE, TOOLS};
+pub use tools::{EMULATOR, SUITE, TOOLS, makes};
 
 /// What can be done.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -30,3 +30,12 @@ pub const TOOLS: &[&str] = &[
 
 /// The package that runs programs of other machines; a part of the toolbox only where one is built for.
 pub const EMULATOR: &str = "qemu-user-static";
+
+/// The package that makes file systems of a type beyond those of [`TOOLS`]; a part of the toolbox only where one is made.
+pub fn makes(file_system: &str) -> Option<&'static str> {
+    match file_system {
+        "xfs" => Some("xfsprogs"),
+        "btrfs" => Some("btrfs-progs"),
+        _ => None,
+    }
+}

@@ -3,6 +3,7 @@
 
 use impasto_stages::Lowered;
 use impasto_stages::action::{Slot, Step};
+use impasto_stages::disk::ExtraFileSystem;
 use impasto_stages::package_set::{
     ARCHITECTURE, LockedPackage, PackageRequest, PackageSet, RequestRoot,
 };
@@ -12,7 +13,7 @@ use impasto_store::sha256::Sha256;
 
 use crate::debian::distribution::OwnArchive;
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
-use crate::lock::{LockEntry, LockFile, LockPackage, LockSource, LockTable, TOOLBOX};
+use crate::lock::{LockEntry, LockFile, LockPackage, LockSource, LockTable, TOOLBOX, ToolNeed};
 
 /// What the lock has for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,11 +180,10 @@ impl Graph {
 /// Whether a node needs tools that the lock's entry for them does not have.
 fn lacks_tools(node: &Node, toolbox: Option<&LockEntry>) -> bool {
     let actions = &node.lowered.actions;
-    let emulator = emulator(node);
+    let needs = tool_needs(node);
     let lacks = |entry: &LockEntry| {
-        emulator
-            .as_ref()
-            .is_some_and(|line| !entry.request.contains(line))
+        let has = |need: &ToolNeed| entry.request.contains(&need.to_string());
+        !needs.iter().all(has)
     };
     actions.iter().any(|action| action.toolbox.is_some()) && toolbox.is_none_or(lacks)
 }
@@ -200,9 +200,22 @@ fn refused(lock: &LockFile, table: LockTable, name: &str) -> Option<LockState> {
     })
 }
 
-/// What the tools must be able to run beside the programs of this machine, as their entry's request has it.
-pub(super) fn emulator(node: &Node) -> Option<String> {
-    (node.architecture != ARCHITECTURE).then(|| format!("emulator {}", node.architecture))
+/// What a node needs tools for, where not every one does.
+pub(super) fn tool_needs(node: &Node) -> Vec<ToolNeed> {
+    let foreign = node.architecture != ARCHITECTURE;
+    let emulator = foreign.then(|| ToolNeed::Emulator(node.architecture.clone()));
+    let steps = node.lowered.actions.iter().flat_map(|action| &action.steps);
+    let partitions = steps.flat_map(|step| match step {
+        Step::AssembleDisk { spec, .. } => spec.partitions.as_slice(),
+        _ => &[],
+    });
+    let made = partitions.filter_map(|partition| match partition.file_system? {
+        fs @ (ExtraFileSystem::Xfs | ExtraFileSystem::Btrfs) => {
+            Some(ToolNeed::FileSystem(fs.name().to_owned()))
+        }
+        ExtraFileSystem::Ext4 | ExtraFileSystem::Vfat | ExtraFileSystem::Swap => None,
+    });
+    emulator.into_iter().chain(made).collect()
 }
 
 /// A walk over the nodes in their order: knows what every node's disk has in packages, as one digest.

@@ -7,14 +7,14 @@ use impasto_stages::ActionTemplate;
 use impasto_stages::package_set::{ARCHITECTURE, PackageRequest, RequestRoot};
 use impasto_store::Error as StoreError;
 
-use super::apply::{LockState, LockWalk, below, emulator, source_request};
+use super::apply::{LockState, LockWalk, below, source_request, tool_needs};
 use super::run::LockRun;
 use crate::debian::mirror::MirrorError;
 use crate::engine::cause::{SourceLocation, What};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
 use crate::lock::{
     BaseLayer, InstalledBase, LockEntry, LockError, LockFile, LockSource, LockTable, ManagerError,
-    PackageManager, Pinning, ResolveQuery, TOOLBOX,
+    PackageManager, Pinning, ResolveQuery, TOOLBOX, ToolNeed,
 };
 use crate::source::SourceLookupError;
 
@@ -283,7 +283,7 @@ impl Renewer<'_, '_> {
             .toolbox
             .iter()
             .position(|entry| entry.architecture == ARCHITECTURE);
-        let mut lines = self.emulators();
+        let mut lines = self.tool_needs();
         let known = place.is_some_and(|place| {
             lines
                 .iter()
@@ -301,15 +301,14 @@ impl Renewer<'_, '_> {
         );
         lines.sort_unstable();
         lines.dedup();
-        let foreign: Vec<_> = lines
+        let needs: Vec<_> = lines
             .iter()
-            .filter_map(|line| line.split(' ').nth(1))
-            .map(str::to_owned)
+            .filter_map(|line| ToolNeed::parse(line))
             .collect();
         let manager = self.manager;
         let entry = self
             .run
-            .watch(Some(TOOLBOX), || manager.resolve_toolbox(&foreign));
+            .watch(Some(TOOLBOX), || manager.resolve_toolbox(&needs));
         let entry = entry.map_err(|source| RenewError::Manager {
             stage: TOOLBOX.to_owned(),
             place: None,
@@ -358,8 +357,8 @@ impl Renewer<'_, '_> {
             .any(|lowered| lowered.request.is_some() || lowered.actions.iter().any(tools))
     }
 
-    /// Lines of the tools' request: whose programs must be emulated.
-    fn emulators(&self) -> Vec<String> {
+    /// Lines of the tools' request.
+    fn tool_needs(&self) -> Vec<String> {
         self.asked()
             .filter(|node| {
                 node.lowered
@@ -367,7 +366,8 @@ impl Renewer<'_, '_> {
                     .iter()
                     .any(|action| action.toolbox.is_some())
             })
-            .filter_map(emulator)
+            .flat_map(tool_needs)
+            .map(|need| need.to_string())
             .collect()
     }
 }

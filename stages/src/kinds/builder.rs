@@ -101,6 +101,7 @@ pub(crate) fn disk(seed: &str) -> DiskSpec {
         label: "builder".to_owned(),
         efi_size: 64 * MIB,
         partitions: Vec::new(),
+        root_size: None,
         host_name: "builder".to_owned(),
         users: BTreeMap::new(),
         networking: Networking::None,

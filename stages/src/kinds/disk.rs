@@ -3,14 +3,15 @@
 
 use crate::action::{Executor, SandboxRoot, Slot, Step};
 use crate::disk::{
-    DiskSpec, DiskTable, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec,
-    RootFileSystem,
+    DiskSpec, DiskTable, ExtraFileSystem, MIB, MIN_EFI_SIZE, MIN_ROOT_SIZE, Networking,
+    PartitionSpec, RootFileSystem,
 };
 use crate::error::ParamError;
 use crate::kinds::common::{self, size};
 use crate::kinds::machine::{USER, check_host_name, check_kernel_argument, check_uids, text, user};
 use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
+use crate::value::Value;
 
 pub(crate) const KIND: Kind = Kind {
     name: "disk",
@@ -81,8 +82,13 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "partitions",
         Type::List(&Type::Object(PARTITION)),
-        "Further partitions, placed between those of the boot loaders and the root, which stays last so that it can \
-         grow. Files of the tree under a mount point go into its partition.",
+        "Further partitions, numbered after those of the boot loaders and before the root. One may omit its `size` where \
+         `root_size` is set. Files of the tree under a mount point go into its partition, if that is an ext4.",
+    ),
+    ParamSpec::optional(
+        "root_size",
+        Type::Text,
+        "Size of the root partition, where a further partition takes the rest of the disk. Default: the rest.",
     ),
     ParamSpec::optional(
         "hostname",
@@ -114,17 +120,23 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "growpart",
         Type::Bool,
-        "Whether the root grows at boot to fill its disk. Default: true.",
+        "Whether the partition that takes the rest of the disk grows at boot to fill a larger one: the root, if \
+         `root_size` is not set. Default: true.",
     ),
 ];
 
 const PARTITION: &[ParamSpec] = &[
     ParamSpec::required("name", Type::Text, "Its name in the partition table."),
-    ParamSpec::required("size", Type::Text, "Its size, such as \"512MiB\"."),
+    ParamSpec::optional(
+        "size",
+        Type::Text,
+        "Its size, such as \"512MiB\". Default, for one partition at most: what the others leave of the disk. It then \
+         lies behind them, and grows at boot.",
+    ),
     ParamSpec::optional(
         "file_system",
-        Type::OneOf(&["ext4", "vfat", "swap", "none"]),
-        "Its file system. Default: \"ext4\".",
+        Type::OneOf(&["ext4", "vfat", "swap", "xfs", "btrfs", "none"]),
+        "Its file system. That of \"xfs\" and \"btrfs\" is empty, and compared by its bytes. Default: \"ext4\".",
     ),
     ParamSpec::optional(
         "mount",
@@ -257,6 +269,7 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
         label,
         efi_size,
         partitions: partitions(params, errors),
+        root_size: root_size(params, errors),
         host_name,
         users,
         networking: if params.text("networking") == Some("none") {
@@ -285,6 +298,13 @@ fn check_bare(params: &Params, errors: &mut Vec<ParamError>) {
             );
             errors.push(error.help(format!("remove `{name}`, or `table = \"none\"`")));
         }
+    }
+    if params.get("root_size").is_some() {
+        let error = ParamError::new(
+            "root_size",
+            "the root is all of a disk without partition table",
+        );
+        errors.push(error.help("remove `root_size`, or `table = \"none\"`"));
     }
     for name in ["efi_size", "kernel_arguments"] {
         if params.get(name).is_some() {
@@ -331,7 +351,61 @@ fn wrong_mount(
     })
 }
 
+/// The size of a root that does not take what is left.
+fn root_size(params: &Params, errors: &mut Vec<ParamError>) -> Option<u64> {
+    let bytes = size(
+        "root_size",
+        "`root_size`",
+        params.text("root_size")?,
+        errors,
+    );
+    let growing = |value: &Value| text(value, "size").is_none();
+    let error = if !params.list("partitions").iter().any(growing) {
+        ParamError::new(
+            "root_size",
+            "nothing takes what the root leaves of the disk",
+        )
+        .help("omit `root_size`, or the `size` of the partition that is to have the rest")
+    } else if bytes != 0 && bytes < MIN_ROOT_SIZE {
+        ParamError::new("root_size", format!("a root of {} MiB", bytes / MIB))
+            .help(format!("use at least \"{}MiB\"", MIN_ROOT_SIZE / MIB))
+    } else {
+        return Some(bytes);
+    };
+    errors.push(error);
+    None
+}
+
+/// What is wrong with a partition that has no size, and the hint. `grows` is whether something else takes what is left.
+fn wrong_growth(
+    value: &Value,
+    file_system: Option<ExtraFileSystem>,
+    grows: Option<&str>,
+) -> Option<(String, &'static str)> {
+    if let Some(other) = grows {
+        return Some((
+            format!("it has no `size`, and {other} takes the rest of the disk"),
+            match other {
+                "the root" => "set its `size`, or that of the root: `root_size`",
+                _ => "set its `size`",
+            },
+        ));
+    }
+    if text(value, "mount").is_none() || !file_system.is_some_and(ExtraFileSystem::grows) {
+        return Some((
+            "it takes the rest of the disk, and could not grow with it".to_owned(),
+            "set its `size`, or give it a `mount` and the file system \"ext4\", \"xfs\" or \"btrfs\"",
+        ));
+    }
+    None
+}
+
 fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpec> {
+    // What takes the rest of the disk, once that is known.
+    let mut grows = params
+        .get("root_size")
+        .is_none()
+        .then(|| "the root".to_owned());
     let mut seen = vec!["bios".to_owned(), "esp".to_owned(), "root".to_owned()];
     let mut mounts: Vec<String> = Vec::new();
     let mut made = Vec::new();
@@ -358,6 +432,8 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
             Some("none") => None,
             Some("swap") => Some(ExtraFileSystem::Swap),
             Some("vfat") => Some(ExtraFileSystem::Vfat),
+            Some("xfs") => Some(ExtraFileSystem::Xfs),
+            Some("btrfs") => Some(ExtraFileSystem::Btrfs),
             _ => Some(ExtraFileSystem::Ext4),
         };
         let mount = text(value, "mount").map(|path| format!("/{}", path.trim_matches('/')));
@@ -378,23 +454,24 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
                 errors,
             );
         }
-        let bytes = size(
-            "partitions",
-            &format!("{place}.size"),
-            text(value, "size").unwrap_or_default(),
-            errors,
-        );
-        let least = match file_system {
-            Some(ExtraFileSystem::Ext4) => 8 * MIB,
-            Some(ExtraFileSystem::Vfat) => MIN_EFI_SIZE,
-            Some(ExtraFileSystem::Swap) | None => MIB,
+        let bytes = text(value, "size")
+            .map(|text| size("partitions", &format!("{place}.size"), text, errors));
+        let least = file_system.map_or(MIB, ExtraFileSystem::smallest);
+        let mut wrong = |message: String, help: &str| {
+            errors.push(ParamError::new("partitions", format!("{place}: {message}")).help(help));
         };
-        if bytes != 0 && bytes < least {
-            let error = ParamError::new(
-                "partitions",
-                format!("{place}: {} MiB is too small", bytes / MIB),
-            );
-            errors.push(error.help(format!("use at least \"{}MiB\"", least / MIB)));
+        match bytes {
+            None => {
+                if let Some((message, help)) = wrong_growth(value, file_system, grows.as_deref()) {
+                    wrong(message, help);
+                }
+                grows.get_or_insert_with(|| format!("{name:?}"));
+            }
+            Some(bytes) if bytes != 0 && bytes < least => wrong(
+                format!("{} MiB is too small", bytes / MIB),
+                &format!("use at least \"{}MiB\"", least / MIB),
+            ),
+            Some(_) => {}
         }
         made.push(PartitionSpec {
             name,
@@ -418,6 +495,8 @@ fn check_label(
         Some(ExtraFileSystem::Ext4) => (16, "ext4"),
         Some(ExtraFileSystem::Vfat) => (11, "FAT"),
         Some(ExtraFileSystem::Swap) => (16, "swap"),
+        Some(ExtraFileSystem::Xfs) => (12, "xfs"),
+        Some(ExtraFileSystem::Btrfs) => (255, "btrfs"),
         None => (0, "a partition without file system"),
     };
     let lower = fs == Some(ExtraFileSystem::Vfat) && label.chars().any(|c| c.is_ascii_lowercase());
@@ -445,7 +524,7 @@ mod tests {
 
     use super::*;
     use crate::number::Number;
-    use crate::value::{Data, Value};
+    use crate::value::Data;
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpJ9vZ0C0m0n8v1xUqvXQ3m4Qb0mQy8m7m0m1m2m3m4 admin@example.org";
 
@@ -620,6 +699,68 @@ mod tests {
     }
 
     #[test]
+    fn one_partition_takes_what_is_left() {
+        let data = |pairs: &[(&str, Value)]| {
+            let own = [("name", text("data")), ("mount", text("/srv"))];
+            object(&[&own[..], pairs].concat())
+        };
+        let root = ("root_size", text("1GiB"));
+        let spec = spec_of(&[root.clone(), ("partitions", list(&[data(&[])]))]);
+        assert_eq!(
+            (spec.root_size, spec.partitions[0].size),
+            (Some(1 << 30), None)
+        );
+        let sized = [data(&[("size", text("64MiB"))])];
+        for (params, expected) in [
+            (
+                vec![("partitions", list(&[data(&[])]))],
+                "partitions[0]: it has no `size`, and the root takes the rest of the disk",
+            ),
+            (
+                vec![root.clone(), ("partitions", list(&sized))],
+                "nothing takes what the root leaves",
+            ),
+            (
+                vec![root.clone(), ("table", text("none"))],
+                "the root is all of a disk without partition table",
+            ),
+            (
+                vec![
+                    ("root_size", text("8MiB")),
+                    ("partitions", list(&[data(&[])])),
+                ],
+                "a root of 8 MiB",
+            ),
+            (
+                vec![
+                    root.clone(),
+                    (
+                        "partitions",
+                        list(&[
+                            data(&[]),
+                            object(&[("name", text("more")), ("mount", text("/opt"))]),
+                        ]),
+                    ),
+                ],
+                "partitions[1]: it has no `size`, and \"data\" takes the rest",
+            ),
+            (
+                vec![
+                    root,
+                    (
+                        "partitions",
+                        list(&[data(&[("file_system", text("vfat"))])]),
+                    ),
+                ],
+                "it takes the rest of the disk, and could not grow with it",
+            ),
+        ] {
+            let refused = refusal(&params);
+            assert!(refused.contains(expected), "{params:?}: {refused}");
+        }
+    }
+
+    #[test]
     fn partitions_are_checked() {
         let refused = |pairs: &[(&str, Value)]| {
             let base = [("name", text("data")), ("size", text("64MiB"))];
@@ -657,6 +798,14 @@ mod tests {
                 "is not a valid label for FAT",
             ),
             (&[("size", text("4MiB"))], "4 MiB is too small"),
+            (&[("file_system", text("xfs"))], "64 MiB is too small"),
+            (
+                &[
+                    ("file_system", text("xfs")),
+                    ("label", text("thirteen-long")),
+                ],
+                "is not a valid label for xfs",
+            ),
         ] {
             let refused = refused(pairs);
             assert!(

@@ -23,10 +23,10 @@ use crate::deb::package::Package as Deb;
 use crate::deb::version;
 use crate::debian::distribution::is_security;
 use crate::debian::mirror::Mirrors;
-use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
+use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS, makes};
 use crate::lock::{
     self, LockEntry, LockPackage, ManagerError, NewerVersion, PackageHint, PackageManager,
-    ResolveQuery,
+    ResolveQuery, ToolNeed,
 };
 use crate::sandbox::Sandbox;
 
@@ -116,14 +116,14 @@ impl PackageManager for Apt<'_> {
         &STATE_FILES
     }
 
-    fn resolve_toolbox(&self, foreign: &[String]) -> Result<LockEntry, ManagerError> {
+    fn resolve_toolbox(&self, more: &[ToolNeed]) -> Result<LockEntry, ManagerError> {
         let facts = Facts::plain(SUITE);
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
-        let names: Vec<_> = TOOLS
-            .iter()
-            .copied()
-            .chain((!foreign.is_empty()).then_some(EMULATOR))
-            .collect();
+        let more = more.iter().filter_map(|need| match need {
+            ToolNeed::Emulator(_) => Some(EMULATOR),
+            ToolNeed::FileSystem(name) => makes(name),
+        });
+        let names: Vec<_> = TOOLS.iter().copied().chain(more).collect();
         let stanzas = archives.iter().flat_map(|archive| archive.packages());
         let tools = closure(stanzas, &names, ARCHITECTURE).map_err(|error| ManagerError {
             message: format!("the release {SUITE} on this mirror does not have the tools that impasto uses: {error}"),
