@@ -5,8 +5,10 @@
 //! * [`contents`] reads files out of a disk whose tree is known.
 //! * [`image`] says what a file is as a disk image.
 //! * [`packed`] takes disk images out of compressed files.
+//! * `fat16` makes small file systems for firmware and for guests.
 
 pub mod contents;
+pub(crate) mod fat16;
 pub mod guest;
 pub mod image;
 pub mod packed;
