@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use clap::Args;
+use impasto_stages::action::{Executor, SandboxRoot};
 use impasto_stages::package_set::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::chain::open_file_path;
@@ -24,7 +25,7 @@ use crate::debian::packages::host::PackageHost;
 use crate::engine::cause::About;
 use crate::engine::event::Event;
 use crate::engine::failed::{AGAIN, FailedState, StoredRoot};
-use crate::engine::graph::{NodeId, Selection};
+use crate::engine::graph::{Node, NodeId, Selection};
 use crate::engine::job::{JobError, ShellRequest};
 use crate::engine::locking;
 use crate::engine::plan::PlanState;
@@ -52,7 +53,7 @@ impl Shell {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         session.demand_sandbox("a shell runs programs on a stage's disk")?;
         let loaded = session.load(&self.recipe)?;
-        let id = disk_node(&loaded, loaded.one_selector()?)?;
+        let id = entered(&loaded, loaded.one_selector()?)?;
         let mirrors = session.mirrors(None)?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
         let no_sandbox = |message: &String| CliError::Other {
@@ -73,7 +74,10 @@ impl Shell {
         let code = match state {
             Some(PlanState::Cached(hit)) => {
                 let Some(disk) = hit.result.disk else {
-                    return Err(no_disk(&store, &node.label, &hit.result)?);
+                    return Err(match makes_files(node) {
+                        true => only_files(&node.label, &session.place(&self.recipe)),
+                        false => no_disk(&store, &node.label, &hit.result)?,
+                    });
                 };
                 self.say(&format!("{}: its result.", node.label));
                 // It stays open until the shell has ended.
@@ -170,6 +174,34 @@ impl Shell {
     }
 }
 
+/// The node that a selector means: that of a disk, or one whose steps make files in a root of their own.
+fn entered(loaded: &Loaded, selector: &str) -> Result<NodeId, CliError> {
+    let picked = loaded.graph.select(selector)?;
+    match picked.nodes.as_slice() {
+        [id] if picked.images.is_empty() && makes_files(loaded.graph.node(*id)) => Ok(*id),
+        _ => disk_node(loaded, selector),
+    }
+}
+
+/// Whether a node's steps run in a root of which nothing but files is kept.
+fn makes_files(node: &Node) -> bool {
+    let last = node.lowered.actions.last();
+    let runs = last.is_some_and(|action| {
+        matches!(
+            action.executor,
+            Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch)
+        )
+    });
+    runs && !node.kind.makes.disk()
+}
+
+fn only_files(label: &str, place: &str) -> CliError {
+    CliError::usage(
+        format!("{label} is built, and only its files are kept"),
+        format!("enter it as it was before its first step: impasto shell '{label}'{place} --fresh"),
+    )
+}
+
 /// What runs the programs of a node's disk, which are for another machine: of the tools that the lock names.
 fn emulator(
     loaded: &Loaded,
@@ -237,7 +269,9 @@ fn checked(overlay: &Path) -> Result<File, CliError> {
 /// `ready`: what it needs is built.
 fn not_built(label: &str, place: &str, ready: bool) -> CliError {
     let fresh = if ready {
-        format!("\nor enter it was before its first step: impasto shell '{label}'{place} --fresh")
+        format!(
+            "\nor enter it as it was before its first step: impasto shell '{label}'{place} --fresh"
+        )
     } else {
         String::new()
     };

@@ -73,6 +73,42 @@ fn steps_run_in_their_own_directory_as_a_user_and_only_files_are_kept() {
 }
 
 #[test]
+fn a_shell_enters_a_build_as_it_began_and_as_it_failed() {
+    let recipe = |command: &str| {
+        format!(
+            r#"{BASE}
+            stage "build" "made" {{
+              from     = stage.base
+              source   = "src"
+              commands = ["echo first > first", "{command}", "cp text made"]
+              output   = {{ made = "made" }}
+            }}"#
+        )
+    };
+    let project = Project::with(&recipe("true"));
+    project.write("src/text", "a source\n");
+    assert_eq!(project.build(&["made"]), (2, 0));
+    let refused = project.run(&["shell", "made"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(
+        refused
+            .stderr
+            .contains("made is built, and only its files are kept")
+            && refused.stderr.contains("impasto shell 'made'")
+            && refused.stderr.contains("--fresh\n"),
+        "{}",
+        refused.stderr
+    );
+    let fresh = project.ok(&["shell", "made", "--fresh", "-c", "cd /build; ls; cat text"]);
+    assert_eq!(fresh, "text\na source\n");
+
+    project.write("impasto.hcl", &recipe("false"));
+    assert_eq!(project.run(&["build", "made"]).code, 4);
+    let failed = project.ok(&["shell", "made", "-c", "cd /build; cat first text"]);
+    assert_eq!(failed, "first\na source\n");
+}
+
+#[test]
 fn a_cache_outlives_a_build_and_sources_are_never_older_than_it() {
     let project = Project::with(&format!(
         r#"{BASE}{USERS}
