@@ -146,7 +146,7 @@ impl Runner {
                 }));
             }
         };
-        if let Err(problem) = demand_shell(&arguments) {
+        if let Err(problem) = demand_shell(&arguments, guest_mounts) {
             return Ok(Err(problem));
         }
         match self.spawn(guest_mounts, &arguments) {
@@ -274,7 +274,7 @@ impl Runner {
                 .into_iter()
                 .flatten(),
         );
-        demand_shell(&arguments)?;
+        demand_shell(&arguments, guest_mounts)?;
         let run = || -> io::Result<WaitStatus> {
             let stdin = match &self.terminal {
                 Some(terminal) => Stdio::from(terminal.try_clone()?),
@@ -340,14 +340,44 @@ fn script(name: &str) -> Result<Vec<OsString>, Problem> {
     })
 }
 
-fn demand_shell(arguments: &[OsString]) -> Result<(), Problem> {
-    if arguments[0] == SHELL && fs::metadata(SHELL).is_err() {
-        return Err(Problem::new(
-            ProblemKind::NoShell,
-            "the image has no /bin/sh",
-        ));
+fn demand_shell(arguments: &[OsString], guest_mounts: &GuestMounts) -> Result<(), Problem> {
+    if arguments[0] != SHELL {
+        return Ok(());
     }
-    Ok(())
+    let mut header = [0; 20];
+    let read = bounded::open(Path::new(SHELL)).and_then(|mut shell| shell.read_exact(&mut header));
+    // What cannot be read, or is no ELF file, fails when it is started.
+    let machine = match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Problem::new(
+                ProblemKind::NoShell,
+                "the image has no /bin/sh",
+            ));
+        }
+        Ok(()) if header.starts_with(b"\x7fELF") => {
+            match u16::from_le_bytes([header[18], header[19]]) {
+                62 => "amd64",
+                183 => "arm64",
+                _ => return Ok(()),
+            }
+        }
+        _ => return Ok(()),
+    };
+    let own = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    let wanted = guest_mounts.setup.emulated.as_deref().unwrap_or(own);
+    if machine == wanted {
+        return Ok(());
+    }
+    Err(Problem {
+        kind: ProblemKind::ForeignShell,
+        what: format!("the image's /bin/sh is not a program for {wanted}, but for"),
+        path: Some(machine.to_owned()),
+        errno: None,
+    })
 }
 
 /// Becomes a step's process: what a parent cannot set for it, then the program.

@@ -241,7 +241,7 @@ fn type_text(ty: &Type) -> String {
         Type::Mode => "mode".to_owned(),
         Type::Disk => "stage with a disk".to_owned(),
         Type::File => "path, or a stage's file".to_owned(),
-        Type::Path => "path".to_owned(),
+        Type::Path | Type::FileOrDirectory => "path".to_owned(),
         Type::OneOf(words) => words
             .iter()
             .map(|word| format!("{word:?}"))

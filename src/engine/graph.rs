@@ -274,9 +274,11 @@ impl Graph {
                         }) => architecture.clone(),
                         _ => {
                             let below = below_stage(&lowered).or_else(|| bootable(&lowered));
-                            below.map_or(ARCHITECTURE.to_owned(), |stage| {
-                                graph.nodes[ids[stage]].architecture.clone()
-                            })
+                            let said = || stage.params.text("architecture");
+                            below.map_or_else(
+                                || said().unwrap_or(ARCHITECTURE).to_owned(),
+                                |stage| graph.nodes[ids[stage]].architecture.clone(),
+                            )
                         }
                     };
                     lowered.set_architecture(&architecture);

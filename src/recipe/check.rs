@@ -68,7 +68,9 @@ impl Check<'_> {
             Type::Duration => return self.duration(value, span),
             Type::Mode => return self.mode(value, span),
             Type::OneOf(words) => return self.one_of(value, words, span),
-            Type::Disk | Type::File | Type::Path => return self.reference(value, ty, span),
+            Type::Disk | Type::File | Type::Path | Type::FileOrDirectory => {
+                return self.reference(value, ty, span);
+            }
             Type::Secrets => return self.secrets(value, span, expr),
             Type::Either(types) => {
                 let chosen = types.iter().find(|ty| has_shape(ty, &value.data, false));
@@ -289,7 +291,7 @@ impl Check<'_> {
                     .eval
                     .fail(Diagnostic::at(span, message).help(format!("write `stage.{stage}`")));
             }
-            (Data::String(path), Type::File | Type::Path) => {
+            (Data::String(path), Type::File | Type::Path | Type::FileOrDirectory) => {
                 let found = self.eval.files.is(path);
                 let problem = match found {
                     Ok(Is::Directory) if *ty == Type::Path => {
@@ -517,7 +519,13 @@ fn has_shape(ty: &Type, data: &Data, loose: bool) -> bool {
         (Type::Either(types), data) => types.iter().any(|ty| has_shape(ty, data, loose)),
         (Type::Bool, Data::Bool(_)) | (Type::Int, Data::Number(_)) => true,
         (
-            Type::Text | Type::Duration | Type::Mode | Type::OneOf(_) | Type::Path | Type::File,
+            Type::Text
+            | Type::Duration
+            | Type::Mode
+            | Type::OneOf(_)
+            | Type::Path
+            | Type::FileOrDirectory
+            | Type::File,
             Data::String(_),
         ) => true,
         (Type::Disk | Type::File, Data::Stage(_)) | (Type::File, Data::StageFile { .. }) => true,
@@ -547,6 +555,7 @@ fn describe(ty: &Type) -> String {
         Type::Disk => "a stage that makes a disk (`stage.NAME`)".to_owned(),
         Type::File => "a path, or a file of a stage (`stage.NAME.files[\"…\"]`)".to_owned(),
         Type::Path => "the path of a file".to_owned(),
+        Type::FileOrDirectory => "the path of a file or directory".to_owned(),
         Type::OneOf(words) => format!("one of {}", quoted(words)),
         Type::List(inner) => format!("a list of {}", plural(inner)),
         Type::Map(inner) => format!("an object whose values are {}", plural(inner)),
@@ -570,7 +579,7 @@ fn plural(ty: &Type) -> String {
         Type::Text => "strings".to_owned(),
         Type::Int => "whole numbers".to_owned(),
         Type::Bool => "booleans".to_owned(),
-        Type::File | Type::Path => "files".to_owned(),
+        Type::File | Type::Path | Type::FileOrDirectory => "files".to_owned(),
         Type::Disk => "stages".to_owned(),
         other => format!("each {}", describe(other)),
     }

@@ -27,6 +27,8 @@ pub enum Type {
     File,
     /// The path of a file of the user's, relative to the recipe.
     Path,
+    /// The path of a file or directory of the user's, relative to the recipe.
+    FileOrDirectory,
     /// One of these texts.
     OneOf(&'static [&'static str]),
     /// Elements of one type.

@@ -114,6 +114,34 @@ fn programs_of_another_machine_run_and_may_no_more_than_others() {
 
 /// A root for arm64 with a kernel, packages and scripts on it, and one module, all on this machine.
 #[test]
+fn a_fetched_disk_says_which_machine_it_is_for() {
+    let project = Project::new();
+    let work = tempfile::tempdir().unwrap();
+    let image = project.path("arm.raw");
+    run(
+        "mkdir -p \"$2/bin\" \"$2/etc\" && cp \"$1\" \"$2/bin/sh\" && mke2fs -q -t ext4 -d \"$2\" \"$3\" 64M",
+        &[&busybox(), work.path(), &image],
+    );
+    let recipe = |more: &str| {
+        format!(
+            "recipe {{\n  name = \"arm\"\n}}\nstage \"fetch\" \"base\" {{\n  path = \"arm.raw\"\n{more}}}\n\
+             stage \"run\" \"use\" {{\n  from     = stage.base\n  commands = [\"echo > /etc/it-runs\"]\n}}\n"
+        )
+    };
+    project.write("impasto.hcl", &recipe(""));
+    let refused = project.run(&["build", "use"]);
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    for words in [
+        "the image's programs are for arm64, and the recipe does not say so",
+        "set architecture = \"arm64\" in the stage that the disk comes from",
+    ] {
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+    project.write("impasto.hcl", &recipe("  architecture = \"arm64\"\n"));
+    assert_eq!(project.build(&["use"]), (1, 1));
+}
+
+#[test]
 fn torture_an_image_for_arm64_is_built() {
     if torture::count("MACHINES", 1) < 2 {
         println!("left out: emulated programs take minutes; `make torture` runs them");

@@ -41,6 +41,9 @@ pub(crate) fn cause_help(cause: &Cause, about: &About, args: &str) -> Vec<String
             vec!["check the path; to add a missing file, use a `copy` or `packages` stage, or `inputs`".to_owned()]
         }
         Cause::NoProgram { program } => vec![install(program)],
+        Cause::ForeignPrograms { machine } => vec![format!(
+            "set architecture = {machine:?} in the stage that the disk comes from"
+        )],
         Cause::NotExecutable { file, noexec: true, .. } => {
             vec![format!("copy it elsewhere in the step and run it there, or call its interpreter: sh {file}")]
         }

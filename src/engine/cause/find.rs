@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::clues::{self, Clue, Clues, LogLine};
 use super::{Cause, host};
-use crate::sandbox::protocol::{FileFacts, Space, StepFacts};
+use crate::sandbox::protocol::{FileFacts, ProblemKind, Space, StepFacts};
 use crate::sandbox::{Outcome, Problem};
 
 /// Less than this is no room: what is left of a file system that is full, in bytes.
@@ -64,6 +64,10 @@ pub fn find(evidence: &Evidence<'_>) -> Option<(Cause, Option<LogLine>)> {
             killed(evidence, *code, *signal)
                 .or_else(|| full_disk(evidence, None))
                 .or_else(|| started(evidence, *code))
+        }
+        Outcome::StepRefused { problem, .. } if problem.kind == ProblemKind::ForeignShell => {
+            let machine = problem.path.clone().unwrap_or_default();
+            Some(alone(Cause::ForeignPrograms { machine }))
         }
         Outcome::StepRefused { problem, .. } | Outcome::OutputRefused { problem, .. } => {
             full_disk(evidence, Some(problem))

@@ -58,6 +58,11 @@ pub enum Cause {
         /// Its name or path.
         program: String,
     },
+    /// The image's programs are for another machine than the recipe says.
+    ForeignPrograms {
+        /// Debian's name of that machine.
+        machine: String,
+    },
     /// A file may not be executed.
     NotExecutable {
         file: String,
@@ -119,6 +124,7 @@ impl Cause {
             Cause::NoInterpreter { .. } => "no_interpreter",
             Cause::LineEnds => "line_ends",
             Cause::NoProgram { .. } => "no_program",
+            Cause::ForeignPrograms { .. } => "foreign_programs",
             Cause::NotExecutable { .. } => "not_executable",
             Cause::IsDirectory { .. } => "is_directory",
             Cause::NotPrivileged => "not_privileged",
@@ -198,6 +204,12 @@ impl fmt::Display for Cause {
             }
             Cause::NoProgram { program } => {
                 write!(f, "the program `{program}` is not in the image")
+            }
+            Cause::ForeignPrograms { machine } => {
+                write!(
+                    f,
+                    "the image's programs are for {machine}, and the recipe does not say so"
+                )
             }
             Cause::NotExecutable {
                 file, noexec: true, ..

@@ -37,7 +37,7 @@ const UNKNOWN: Sha256 = Sha256([0; 32]);
 const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "path",
-        Type::File,
+        Type::FileOrDirectory,
         "A file beside the recipe, or for a tree also a directory. Its content is part of the key, its name and time are \
          not.",
     ),
@@ -118,6 +118,12 @@ const PARAMS: &[ParamSpec] = &[
          found by partition type, else the only one with /bin/sh.",
     ),
     ParamSpec::optional(
+        "architecture",
+        Type::OneOf(&["amd64", "arm64"]),
+        "The machine that a disk or the root of a container image is for: programs of another one run in an emulator in the \
+         stages built on it. Default: the host's. Not part of the key.",
+    ),
+    ParamSpec::optional(
         "timeout",
         Type::Duration,
         "Stops the stage after this time, such as \"15m\". Not part of the key.",
@@ -137,12 +143,6 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
     };
     let mut action = ActionTemplate::new(KIND.name, version, Executor::Host);
     action.hints.timeout = params.duration("timeout");
-    if params.get("path").is_some() && params.text("path").is_none() {
-        let error = ParamError::new("path", "it is not the path of a file beside the recipe");
-        return Err(vec![
-            error.help("use the stage itself where its file is wanted"),
-        ]);
-    }
     let given = |names: &[&'static str]| {
         let mut names = names.iter().filter(|name| params.get(name).is_some());
         (names.next().copied(), names.next().copied())
