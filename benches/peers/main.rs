@@ -17,6 +17,7 @@ mod formats;
 mod graph;
 mod inputs;
 mod measure;
+mod media;
 mod noop;
 mod oneline;
 mod packages;
@@ -25,6 +26,7 @@ mod seal;
 mod site;
 mod tests;
 mod trees;
+mod vendor;
 
 use std::process::ExitCode;
 
@@ -33,7 +35,7 @@ use results::Results;
 type Comparison = fn() -> Vec<measure::Row>;
 
 /// Name on the command line, and what gives its rows.
-const ROWS: [(&str, Comparison); 13] = [
+const ROWS: [(&str, Comparison); 15] = [
     ("noop", noop::rows),
     ("oneline", oneline::rows),
     ("plan", graph::rows),
@@ -46,6 +48,8 @@ const ROWS: [(&str, Comparison); 13] = [
     ("trees", trees::rows),
     ("packages", packages::rows),
     ("tests", tests::rows),
+    ("media", media::rows),
+    ("vendor", vendor::rows),
     ("exchanges", trees::exchanges),
 ];
 

@@ -60,7 +60,7 @@ pub(crate) fn rows() -> Vec<Row> {
     });
     detail("impasto build", &times);
     detail("the same with a test", &with_test);
-    let machines = traced(&tested, &store, "execve", &["qemu-system"]);
+    let machines = site::traced(&build(&tested, &store), &tested, "execve", &["qemu-system"]);
     let more = median(&with_test).saturating_sub(median(&times));
     vec![
         Row::absolute(
@@ -135,21 +135,8 @@ fn build(dir: &Path, store: &Path) -> Command {
 /// How many layer files a build opens.
 fn opened_layers(dir: &Path, store: &Path) -> usize {
     let calls = "open,openat,openat2";
-    let of_store = traced(dir, store, calls, &["\"format\""]);
-    assert!(of_store > 0, "the trace does not show the store's files");
-    traced(dir, store, calls, &["disks/", ".qcow2"])
-}
-
-/// How many calls of these kinds with all of these texts a build makes.
-fn traced(dir: &Path, store: &Path, calls: &str, texts: &[&str]) -> usize {
-    let trace = dir.join("trace");
     let build = build(dir, store);
-    let mut strace = site::program("strace");
-    strace
-        .args(["-f", "-qq", "-e", &format!("trace={calls}"), "-o"])
-        .arg(&trace);
-    site::run(strace.arg(build.get_program()).args(build.get_args()));
-    let text = std::fs::read_to_string(trace).expect("a trace");
-    let has_all = |line: &&str| texts.iter().all(|text| line.contains(text));
-    text.lines().filter(has_all).count()
+    let of_store = site::traced(&build, dir, calls, &["\"format\""]);
+    assert!(of_store > 0, "the trace does not show the store's files");
+    site::traced(&build, dir, calls, &["disks/", ".qcow2"])
 }

@@ -191,3 +191,16 @@ pub(crate) fn drop_caches() {
     }
     std::fs::write("/proc/sys/vm/drop_caches", "3").expect("root can empty the page cache");
 }
+
+/// How many system calls of these kinds with all of these texts a program makes; their list lies in `dir` for a while.
+pub(crate) fn traced(command: &Command, dir: &Path, calls: &str, texts: &[&str]) -> usize {
+    let trace = dir.join("trace");
+    let mut strace = program("strace");
+    strace
+        .args(["-f", "-qq", "-e", &format!("trace={calls}"), "-o"])
+        .arg(&trace);
+    run(strace.arg(command.get_program()).args(command.get_args()));
+    let text = std::fs::read_to_string(trace).expect("a trace");
+    let has_all = |line: &&str| texts.iter().all(|text| line.contains(text));
+    text.lines().filter(has_all).count()
+}
