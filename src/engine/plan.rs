@@ -151,11 +151,20 @@ pub enum PlanError {
     },
 }
 
+/// What to do where a stage made no file of this name: most make all that can be named.
+pub fn no_file_help(file: &str) -> Option<String> {
+    (file == "kernel").then(|| {
+        "its disk has no /boot/vmlinuz-…: add a kernel's package, such as linux-image-amd64, in a stage before it"
+            .to_owned()
+    })
+}
+
 impl PlanError {
     /// What to do about it, for the user.
     pub fn help(&self) -> Option<String> {
         match self {
             PlanError::Kind { format, .. } => format.map(ForeignFormat::help),
+            PlanError::NoFile { file, .. } => no_file_help(file),
             _ => None,
         }
     }

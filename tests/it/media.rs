@@ -170,6 +170,38 @@ fn the_same_files_in_another_disk_are_the_same_ramdisk() {
 }
 
 #[test]
+fn a_ramdisk_without_a_kernel_says_where_one_is_missing() {
+    let recipe = |more: &str| {
+        format!(
+            r#"recipe {{ source_date_epoch = 1700000000 }}
+               stage "fetch" "base" {{ path = "base.qcow2" }}
+               stage "initramfs" "ramdisk" {{ from = stage.base }}
+               {more}"#
+        )
+    };
+    let image = r#"image "it" { files = { vmlinuz = stage.ramdisk.files["kernel"] } }"#;
+    let bundle = r#"stage "archive" "bundle" {
+      format = "tar"
+      files  = { vmlinuz = stage.ramdisk.files["kernel"] }
+    }"#;
+    for more in [image, bundle] {
+        let project = Project::with(&recipe(more));
+        let refused = project.run(&["build"]);
+        assert_ne!(refused.code, 0);
+        for words in [
+            "ramdisk made no file \"kernel\"",
+            "its disk has no /boot/vmlinuz-",
+        ] {
+            assert!(
+                refused.stderr.contains(words),
+                "{words}: {}",
+                refused.stderr
+            );
+        }
+    }
+}
+
+#[test]
 fn an_archive_has_files_of_all_kinds_under_their_names() {
     let recipe = |format: &str| {
         format!(

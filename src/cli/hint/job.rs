@@ -13,6 +13,7 @@ use crate::engine::cause::{self, About};
 use crate::engine::failed::AGAIN;
 use crate::engine::hints::Hints;
 use crate::engine::job::{Enter, JobError};
+use crate::engine::plan::no_file_help;
 use crate::net::DownloadCause;
 use crate::source::archive::ArchiveTreeError;
 
@@ -81,6 +82,7 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
         JobError::NotAFile { label } => Some(format!(
             "add a `convert` stage from stage.{label}, and use that in the image"
         )),
+        JobError::NoFile { file, .. } => no_file_help(file),
         JobError::NoSandbox { .. } => None,
         JobError::Offline => Some("build it once without --offline".to_owned()),
         JobError::Vm(error) => super::vm_help(error),

@@ -96,6 +96,9 @@ pub enum JobError {
     /// An image names a stage that made a disk, where it needs a file.
     #[error("{label} made a disk, but an image consists of files")]
     NotAFile { label: String },
+    /// An image names a file that the stage did not make.
+    #[error("{label} made no file {file:?}")]
+    NoFile { label: String, file: String },
     /// A file shall be a disk, and has a format that is not read here.
     #[error("{what} cannot be used as a disk: it is {format}")]
     Format {

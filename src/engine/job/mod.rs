@@ -414,8 +414,13 @@ impl Job {
         let mut derived = Vec::new();
         for target in targets {
             let Some(file) = hit.file(target.file.as_ref()) else {
-                return Err(JobError::NotAFile {
-                    label: self.label.clone(),
+                let label = self.label.clone();
+                return Err(match &target.file {
+                    Some(file) => JobError::NoFile {
+                        label,
+                        file: file.clone(),
+                    },
+                    None => JobError::NotAFile { label },
                 });
             };
             let path = &target.path;
