@@ -28,7 +28,7 @@ pub(super) fn make(
     epoch: u64,
     work: &Path,
 ) -> Result<(), AssembleError> {
-    let DiskIdentity::Uuid { uuid, hash_seed } = part.identity else {
+    let DiskIdentity::Uuid { uuid, .. } = part.identity else {
         panic!("BUG: a btrfs without UUID")
     };
     let made = SeparateFile::create(work, part)?;
@@ -42,7 +42,7 @@ pub(super) fn make(
         None => tool,
     };
     tool.arg(made.path()).run()?;
-    made.edit(|file| normalize(file, &uuid.0, &hash_seed.0, epoch))?;
+    made.edit(|file| normalize(file, &uuid.0, epoch))?;
     made.place(disk)
 }
 
@@ -72,9 +72,9 @@ const INODE_TIMES: [usize; 4] = [112, 124, 136, 148];
 const ROOT_UUID: Range<usize> = 247..263;
 const ROOT_TIMES: [usize; 4] = [327, 339, 351, 363];
 
-/// Gives an empty file system its UUID, replaces its other random ones by such that follow from `seed`, and every time by
-/// `epoch`, in seconds since 1970.
-fn normalize(file: &File, uuid: &Uuid, seed: &Uuid, epoch: u64) -> io::Result<()> {
+/// Gives an empty file system its UUID, replaces its other random ones by such that follow from it, and every time by `epoch`,
+/// in seconds since 1970.
+fn normalize(file: &File, uuid: &Uuid, epoch: u64) -> io::Result<()> {
     let odd = || {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -101,10 +101,10 @@ fn normalize(file: &File, uuid: &Uuid, seed: &Uuid, epoch: u64) -> io::Result<()
         return Err(odd());
     }
     let mut random = BTreeMap::from([(random_uuid, *uuid)]);
-    let mut rename = |uuid: &[u8], what: u8| {
-        let known = Uuid::try_from(uuid).unwrap_or_default();
+    let mut rename = |old: &[u8], what: u8| {
+        let known = Uuid::try_from(old).unwrap_or_default();
         if known != Uuid::default() {
-            random.entry(known).or_insert_with(|| derived(seed, what));
+            random.entry(known).or_insert_with(|| derived(uuid, what));
         }
     };
     let mut read = Vec::new();
@@ -147,11 +147,11 @@ fn sum(block: &[u8]) -> [u8; 4] {
     (!crc32c(!0, &block[SUMMED..])).to_le_bytes()
 }
 
-/// A UUID of its own, marked as version 4.
-fn derived(seed: &Uuid, what: u8) -> Uuid {
-    let mut uuid = *seed;
-    uuid[15] ^= what;
-    uuid
+/// Another UUID that follows from one.
+fn derived(uuid: &Uuid, what: u8) -> Uuid {
+    let mut derived = *uuid;
+    derived[15] ^= what;
+    derived
 }
 
 /// The types of a leaf's items, with the place of what belongs to each; nothing of a node that is not a leaf.

@@ -7,6 +7,7 @@
 //! * [`pack`] writes a stream, and compresses it.
 
 pub mod cpio;
+mod deflate;
 pub mod iso;
 pub mod pack;
 pub mod ramdisk;

@@ -14,8 +14,8 @@ use impasto_stages::media::ENCODERS;
 use impasto_store::digest::Digest;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use zlib_rs::{Deflate, DeflateFlush, Status};
 
+use super::deflate::BlockCompressor;
 use super::stream::{ByteSource, MediaPiece, MediaStream};
 
 /// Pieces that are worked on at once.
@@ -205,7 +205,7 @@ fn gzip(
             offset += piece.packed;
         }
     }
-    let work = |piece: &MediaPiece| -> io::Result<(PackedPiece, Vec<u8>, bool)> {
+    let work = |compressor: &mut BlockCompressor, piece: &MediaPiece| {
         let identity = piece.identity(source)?;
         if let (Some(place), Some(earlier)) = (known.get(&identity), earlier) {
             let mut packed = vec![0; place.piece.packed as usize];
@@ -213,11 +213,11 @@ fn gzip(
             return Ok((place.piece, packed, true));
         }
         let plain = piece.read(source)?;
-        let packed = deflate(&plain, level)?;
+        let packed = compressor.compress(&plain)?;
         let made = PackedPiece {
             identity,
             length: plain.len() as u64,
-            crc: zlib_rs::crc32::crc32(0, &plain),
+            crc: crc32fast::hash(&plain),
             packed: packed.len() as u64,
         };
         Ok((made, packed, false))
@@ -226,13 +226,19 @@ fn gzip(
         encoder,
         pieces: Vec::with_capacity(stream.pieces().len()),
     };
-    let (mut crc, mut done, mut kept) = (0, 0, 0);
+    let (mut crc, mut done, mut kept) = (crc32fast::Hasher::new(), 0, 0);
     out.write_all(&GZIP_HEAD)?;
     for batch in stream.pieces().chunks(AT_ONCE) {
-        let made: Vec<_> = batch.par_iter().map(work).collect::<io::Result<_>>()?;
+        let made: Vec<_> = batch
+            .par_iter()
+            .map_init(|| BlockCompressor::new(level), work)
+            .collect::<io::Result<_>>()?;
         for (piece, packed, was_kept) in made {
             out.write_all(&packed)?;
-            crc = zlib_rs::crc32::crc32_combine(crc, piece.crc, piece.length);
+            crc.combine(&crc32fast::Hasher::new_with_initial_len(
+                piece.crc,
+                piece.length,
+            ));
             done += piece.length;
             kept += usize::from(was_kept);
             index.pieces.push(piece);
@@ -242,7 +248,7 @@ fn gzip(
         }
     }
     out.write_all(&DEFLATE_END)?;
-    out.write_all(&crc.to_le_bytes())?;
+    out.write_all(&crc.finalize().to_le_bytes())?;
     // The length, as far as four bytes go.
     out.write_all(&(done as u32).to_le_bytes())?;
     let pieces = index.pieces.len();
@@ -251,23 +257,6 @@ fn gzip(
         kept,
         pieces,
     })
-}
-
-/// Deflate blocks that end at a byte, none of which is the last of its stream.
-fn deflate(plain: &[u8], level: i32) -> io::Result<Vec<u8>> {
-    let mut deflate = Deflate::new(level, false, 15);
-    // Nothing grows by more than an eighth, but for what each block begins and ends with.
-    let mut packed = vec![0; plain.len() + plain.len() / 8 + 4096];
-    let status = deflate.compress(plain, &mut packed, DeflateFlush::SyncFlush);
-    let length = deflate.total_out() as usize;
-    let is_whole = deflate.total_in() == plain.len() as u64 && length < packed.len();
-    match status {
-        Ok(Status::Ok) if is_whole => {
-            packed.truncate(length);
-            Ok(packed)
-        }
-        _ => Err(io::Error::other("the compressor failed")),
-    }
 }
 
 /// An unnamed copy of what a reader gives, to be read at any place.

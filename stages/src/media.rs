@@ -4,7 +4,7 @@
 use impasto_store::key::{Atom, Describe, Sink, field};
 
 /// Which compressors make the bytes. Another version of one may make others.
-pub const ENCODERS: &str = "zlib-rs 0.6.8, zstd 1.5.7, liblzma 5.8.4";
+pub const ENCODERS: &str = "libdeflater 1.26.1, zstd 1.5.7, liblzma 5.8.4";
 
 /// How a file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

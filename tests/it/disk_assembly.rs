@@ -219,12 +219,16 @@ struct Disk {
 }
 
 fn make(spec: &DiskSpec, tar: &[u8]) -> Result<Disk, AssembleError> {
+    make_in_order(spec, tar, false)
+}
+
+fn make_in_order(spec: &DiskSpec, tar: &[u8], reordered: bool) -> Result<Disk, AssembleError> {
     let work = tempfile::tempdir().unwrap();
     let path = assemble(
         spec,
         &mut &*tar,
         EPOCH,
-        false,
+        reordered,
         work.path(),
         &mut |_| {},
         &mut |_| {},

@@ -240,7 +240,7 @@ fn read_volume(
         FsKind::Vfat => read_fat(&window, leaf.number).map(Some),
         FsKind::Swap => Ok(None),
         other => Err(ReadError::Unsupported {
-            what: format!("{other}: its files are not read here"),
+            what: other.to_string(),
         }),
     }
 }

@@ -43,6 +43,14 @@ fn xfs_and_btrfs_have_the_same_bytes_each_time() {
     // Their programs take the time in seconds.
     sleep(Duration::from_millis(1100));
     assert_eq!(first.hash(), make(&with_data(), &tar).unwrap().hash());
+    let reordered = make_in_order(&with_data(), &tar, true).unwrap();
+    for index in [1, 2] {
+        let bytes = |disk| fs::read(part(disk, Role::Extra(index))).unwrap();
+        assert!(
+            bytes(&first) == bytes(&reordered),
+            "another order of directories: {index}"
+        );
+    }
     let seed = "another".to_owned();
     let other = make(
         &DiskSpec {
