@@ -15,7 +15,7 @@ pub(crate) fn rows() -> Vec<Row> {
     let (dir, store) = (site::fresh("vendor"), site::fresh("vendor-store"));
     let (with, without) = (dir.join("with"), dir.join("without"));
     let head = "recipe {\n  name              = \"vendor\"\n  source_date_epoch = 1700000000\n}\n\n\
-                stage \"archive\" \"it\" {\n  files = {\n    recipe = \"impasto.hcl\"\n";
+                stage \"archive\" \"it\" {\n  format = \"tar\"\n  files  = {\n    recipe = \"impasto.hcl\"\n";
     let mut crates = "stage \"vendor\" \"crates\" {\n  lock = \"Cargo.lock\"\n}\n".to_owned();
     let mut members = "    crates = stage.crates\n".to_owned();
     for at in [&with, &without] {
