@@ -1,0 +1,9 @@
+# Installs the agent from its wheels, without network.
+wheels=/run/impasto/inputs/wheels
+
+# pip runs out of its own wheel, and stays out of the ramdisk.
+PYTHONPATH=$(echo $wheels/pip-*.whl) python3 -m pip install --no-index --find-links $wheels \
+  --root-user-action=ignore --break-system-packages ironic-python-agent
+
+# What the kernel starts in a ramdisk.
+ln -s /usr/lib/systemd/systemd /init
