@@ -7,3 +7,6 @@ PYTHONPATH=$(echo $wheels/pip-*.whl) python3 -m pip install --no-index --find-li
 
 # What the kernel starts in a ramdisk.
 ln -s /usr/lib/systemd/systemd /init
+
+# Nobody lives here long enough for these.
+systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer

@@ -23,7 +23,8 @@ class Api(http.server.BaseHTTPRequestHandler):
             self.answer(200, {"default_version": VERSION, "versions": [VERSION]})
         elif "addresses=" in self.path:
             config = {"heartbeat_timeout": 30, "agent_token": "a" * 32, "agent_token_required": True}
-            self.answer(200, {"node": {"uuid": NODE, "properties": {}}, "config": config})
+            node = {"uuid": NODE, "properties": {}, "instance_info": {}, "driver_internal_info": {}}
+            self.answer(200, {"node": node, "config": config})
         else:
             self.answer(400, {"error_message": "a lookup takes addresses"})
 
