@@ -112,7 +112,6 @@ stage "initramfs" "ramdisk" {
 
 stage "archive" "bundle" {
   format = "tar.gz"
-  level  = 1 # what is in it is compressed already
   files = {
     "${local.name}.gz"      = stage.ramdisk
     "${local.name}.vmlinuz" = stage.ramdisk.files["kernel"]
@@ -202,8 +201,8 @@ stage "test" "cd_boots" {
   memory   = "2560MiB"
   timeout  = "40m"
   checks = {
-    service = { console = "Started ironic-python-agent.service", timeout = "30m" }
-    agent   = { console = "Starting ironic-python-agent version", after = ["service"], timeout = "10m" }
+    agent  = { console = "Starting ironic-python-agent version: 13.0.0", timeout = "30m" }
+    serves = { console = "Started API service", after = ["agent"], timeout = "10m" }
   }
 }
 
