@@ -28,6 +28,8 @@ const ACCESS_TIME: Duration = Duration::from_secs(60);
 const POWER_OFF: Duration = Duration::from_secs(120);
 /// How long a question about a failure may take.
 const EVIDENCE: Duration = Duration::from_secs(60);
+/// How many lines of the console are kept in the log of a test that was interrupted.
+const LAST_LINES: usize = 40;
 const TICK: Duration = Duration::from_millis(100);
 /// What a line of ours ends with where the guest lacks what would answer.
 const UNDECIDED: i32 = 125;
@@ -98,7 +100,15 @@ pub fn test(
     (run.tell)(format!("{name}: booting ({})", spec.accel.name()));
     let mut results = Vec::new();
     for check in checks {
-        let result = run.check(check, &results)?;
+        let result = run.check(check, &results);
+        if let Err(GuestError::Cancelled) = result {
+            // There is no report; what the machine said until then may be why somebody gave up.
+            let lines = run.machine.console_lines();
+            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+                (run.tell)(format!("{name}: console: {line}"));
+            }
+        }
+        let result = result?;
         (run.tell)(format!("{name}: {}", told(&result)));
         results.push(result);
     }

@@ -428,6 +428,16 @@ impl Graph {
         values.join(",")
     }
 
+    /// Whether this is the name of a combination of the same axes that the graph does not have.
+    pub(super) fn is_combination_elsewhere(&self, name: &str) -> bool {
+        let pairs = name.split(',').filter_map(|pair| pair.split_once('='));
+        let is_of_axes = pairs
+            .map(|(axis, _)| axis)
+            .eq(self.axes.iter().map(String::as_str));
+        let mut own = 0..self.combinations.len() as u32;
+        is_of_axes && own.all(|place| self.combination_name(place) != name)
+    }
+
     /// Gives a node's Actions that take packages those that they are to take.
     pub(super) fn fill(&mut self, id: NodeId, set: &PackageSet) {
         let Lowered {

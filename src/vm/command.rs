@@ -310,19 +310,19 @@ fn disks(
             "cache": {"direct": false, "no-flush": true},
             "file": {"driver": "file", "filename": text(overlay)?, "cache": {"direct": false, "no-flush": true}},
         }));
-        // The default for a full disk pauses the guest, which looks like a hang.
+        // The default for a full disk pauses the guest, which looks like a hang. A kernel of its own is 0.
         line.add(
             "-device",
-            "virtio-blk-pci,drive=overlay,bootindex=0,rerror=report,werror=report",
+            "virtio-blk-pci,drive=overlay,bootindex=1,rerror=report,werror=report",
         );
     }
     if let Some(cdrom) = cdrom {
         line.node(&json!({"driver": "raw", "node-name": "cd", "read-only": true, "file": file(cdrom, true)?}));
         match machine {
-            MachineType::Q35 => line.add("-device", "ide-cd,drive=cd,bootindex=1"),
+            MachineType::Q35 => line.add("-device", "ide-cd,drive=cd,bootindex=2"),
             MachineType::Virt => line
                 .add("-device", "virtio-scsi-pci")
-                .add("-device", "scsi-cd,drive=cd,bootindex=1"),
+                .add("-device", "scsi-cd,drive=cd,bootindex=2"),
         };
     }
     Ok(())

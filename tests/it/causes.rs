@@ -597,6 +597,19 @@ fn a_disk_that_the_lock_knows_to_be_too_small_is_refused_before_anything_is_buil
         "it is not refused for its size: {}",
         plan.stderr
     );
+    // And so is a disk of an archive that leaves files out: nobody knows how many.
+    let trimmed = "stage \"archive\" \"some\" {\n  from = stage.small\n  format = \"tar\"\n  exclude = [\"/usr/share/*\"]\n}\n\
+                   stage \"disk\" \"smaller\" {\n  tree = stage.some\n  size = \"64MiB\"\n  table = \"none\"\n}\n";
+    let build = |exclude: &str| {
+        let trimmed = trimmed.replace("[\"/usr/share/*\"]", exclude);
+        site.recipe(&(recipe("2GiB") + &trimmed));
+        let built = site.run(&["build", "smaller", "--locked", "--rebuild", "base"]);
+        built.stderr
+    };
+    let said = build("[\"/usr/share/*\"]");
+    assert!(said.contains("--rebuild base matches nothing"), "{said}");
+    let said = build("[]");
+    assert!(said.contains("the disk of stage smaller"), "{said}");
 }
 
 #[test]

@@ -320,6 +320,38 @@ fn the_lock_is_sorted_text_and_the_same_each_time() {
 }
 
 #[test]
+fn a_matrix_that_a_variable_chooses_keeps_what_is_locked_for_other_values() {
+    let site = Site::new();
+    let stages = |axis: &str| {
+        [
+            "variable \"size\" { default = \"all\" }\n".to_owned(),
+            format!(
+                "matrix {{ {axis} = var.size == \"all\" ? [\"small\", \"large\"] : [var.size] }}\n"
+            ),
+            site.packages("a", "base", "install = [\"small\"]"),
+            site.packages(
+                "b",
+                "base",
+                &format!("install = matrix.{axis} == \"small\" ? [\"small\"] : [\"unrelated\"]"),
+            ),
+        ]
+        .concat()
+    };
+    site.recipe(&stages("size"));
+    site.ok(&["fetch"]);
+    let lock = site.lock();
+    for size in ["small", "large", "small"] {
+        site.ok(&["fetch", "--var", &format!("size={size}")]);
+        assert_eq!(site.lock(), lock, "{size}");
+    }
+    // An axis that is no more is nobody's.
+    site.recipe(&stages("other"));
+    site.ok(&["fetch"]);
+    let lock = site.lock();
+    assert!(!lock.contains("\"size="), "{lock}");
+}
+
+#[test]
 fn a_lock_that_somebody_changed_is_refused() {
     let site = site();
     site.ok(&["update"]);

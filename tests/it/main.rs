@@ -65,6 +65,7 @@ mod site;
 mod store;
 mod system;
 mod test_stage;
+mod tinyipa;
 mod toolbox;
 mod tree_index;
 mod twins;

@@ -32,6 +32,7 @@ mod roots;
 mod scope;
 mod scripted;
 mod sources;
+mod tinyipa;
 mod trees;
 mod units;
 mod vendored;

@@ -128,7 +128,8 @@ fn refusal(name: &str, why: &str) -> String {
 }
 
 /// The lock with every entry of a stage for the combinations that use it today, and without those that none uses; nothing
-/// where it is so already. A stage of which a combination is not locked stays as it is.
+/// where it is so already. A stage of which a combination is not locked stays as it is, and so does an entry for other
+/// values of the same axes: where variables choose them, the next build may ask for those.
 fn tidied(graph: &Graph) -> Option<LockFile> {
     let lock = graph.lock();
     let mut packages = EntryUses::new(lock.stages.len());
@@ -146,9 +147,9 @@ fn tidied(graph: &Graph) -> Option<LockFile> {
         }
     }
     let named = |entry: &LockEntry| (entry.name.clone(), entry.combinations.clone());
-    let stages = packages.tidied(lock.stages.iter().map(named));
+    let stages = packages.tidied(graph, lock.stages.iter().map(named));
     let named = |source: &LockSource| (source.name.clone(), source.combinations.clone());
-    let sources = sources.tidied(lock.sources.iter().map(named));
+    let sources = sources.tidied(graph, lock.sources.iter().map(named));
     if stages.is_none() && sources.is_none() {
         return None;
     }
@@ -213,15 +214,24 @@ impl<'g> EntryUses<'g> {
     /// The combinations that each entry is to name; none where all do so already.
     fn tidied(
         mut self,
+        graph: &Graph,
         entries: impl Iterator<Item = (String, Vec<String>)>,
     ) -> Option<Vec<Option<Vec<String>>>> {
+        let is_elsewhere = |name: &String| graph.is_combination_elsewhere(name);
         let mut is_tidy = true;
         for ((name, combinations), used) in entries.zip(&mut self.used) {
             if !self.locked.contains(name.as_str()) || self.open.contains(name.as_str()) {
                 *used = Some(combinations);
-            } else {
-                is_tidy &= used.as_ref() == Some(&combinations);
+                continue;
             }
+            if combinations.iter().any(is_elsewhere) {
+                let mut mine = used.take().unwrap_or_default();
+                let mut names = combinations.clone();
+                names.retain(|name| is_elsewhere(name) || mine.contains(name));
+                mine.retain(|name| !combinations.contains(name));
+                *used = Some([names, mine].concat());
+            }
+            is_tidy &= used.as_ref() == Some(&combinations);
         }
         (!is_tidy).then_some(self.used)
     }

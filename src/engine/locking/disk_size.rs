@@ -56,8 +56,11 @@ pub fn too_small(graph: &Graph, needed: &NodeMap<bool>) -> Option<TooSmall> {
         if disk_size(node).is_none() && (node.lowered.request.is_none() || builder(node)) {
             return None;
         }
-        let chain: Vec<NodeId> =
-            std::iter::successors(Some(id), |at| below(graph.node(*at))).collect();
+        let chain: Vec<NodeId> = std::iter::successors(Some(id), |at| {
+            let node = graph.node(*at);
+            below(node).filter(|_| !leaves_out(node))
+        })
+        .collect();
         let (disk, size) = chain
             .iter()
             .find_map(|at| Some((graph.node(*at), disk_size(graph.node(*at))?)))?;
@@ -86,6 +89,12 @@ pub fn too_small(graph: &Graph, needed: &NodeMap<bool>) -> Option<TooSmall> {
             size,
         })
     })
+}
+
+/// Whether a node passes on less than the disk below it has; nobody knows how much less.
+fn leaves_out(node: &Node) -> bool {
+    let mut steps = node.lowered.actions.iter().flat_map(|action| &action.steps);
+    steps.any(|step| matches!(step, Step::Archive { spec } if !spec.exclude.is_empty()))
 }
 
 /// The size of the disk that a node makes, in bytes.

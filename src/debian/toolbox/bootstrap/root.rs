@@ -134,7 +134,9 @@ impl BootstrapRoot {
 
     /// Makes the initramfs that hooks asked for: of every kernel, once. Not every release's hooks say of which.
     pub(super) fn make_initramfs(&self, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
-        if !self.path.join("run/impasto/initramfs").exists() {
+        // Where dracut or tiny-initramfs is in the place of initramfs-tools, hooks only found the one that takes notes.
+        let asked = ["run/impasto/initramfs", "usr/sbin/update-initramfs"];
+        if !asked.iter().all(|name| self.path.join(name).exists()) {
             return Ok(());
         }
         let boot = self.path.join("boot");
@@ -173,5 +175,29 @@ impl BootstrapRoot {
             fs::remove_file(&path).map_err(ToolFailure::io("remove", &path))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_initramfs_is_made_where_initramfs_tools_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = BootstrapRoot {
+            path: dir.path().to_path_buf(),
+            bare: dir.path().to_path_buf(),
+            epoch: 1,
+        };
+        root.write("boot/vmlinuz-1", "", 0o644).unwrap();
+        // Nobody asked; then a hook did, in a root that has dracut.
+        root.make_initramfs(&mut |_| ()).unwrap();
+        root.write("run/impasto/initramfs", "-u\n", 0o644).unwrap();
+        root.make_initramfs(&mut |_| ()).unwrap();
+        // A root without a shell runs nothing: the program was looked for.
+        root.write("usr/sbin/update-initramfs", "#!/bin/sh\n", 0o755)
+            .unwrap();
+        root.make_initramfs(&mut |_| ()).unwrap_err();
     }
 }
