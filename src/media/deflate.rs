@@ -92,8 +92,8 @@ mod tests {
         let mut plain: Vec<Vec<u8>> =
             vec![Vec::new(), vec![7; 1 << 20], noise(1 << 20), text(60_000)];
         // Ends at every bit of a byte.
-        plain.extend((1..200).map(|length| noise(length)));
-        plain.extend((1..200).map(|length| text(length)));
+        plain.extend((1..200).map(noise));
+        plain.extend((1..200).map(text));
         for level in [1, 6, 9] {
             let mut compressor = BlockCompressor::new(level);
             let mut stream = Vec::new();
