@@ -185,9 +185,11 @@ stage "test" "agent_answers" {
   initramfs = stage.ramdisk
   # The machine has no disk that the agent could wait for.
   arguments = ["console=${local.serial}", "ipa-api-url=http://10.0.2.2:6385", "ipa-insecure=1", "ipa-disk-wait-attempts=1"]
-  memory    = "2560MiB"
-  serve     = { "6385" = "tests/ironic-api.py" }
-  timeout   = "40m"
+  # On ARM the agent takes the number of sockets from ACPI, which is UEFI's.
+  firmware = matrix.arch == "aarch64" ? ["uefi"] : null
+  memory   = "2560MiB"
+  serve    = { "6385" = "tests/ironic-api.py" }
+  timeout  = "40m"
   checks = {
     lookup    = { served = "GET /v1/lookup", timeout = "30m" }
     heartbeat = { served = "POST /v1/heartbeat/", after = ["lookup"], timeout = "10m" }

@@ -10,3 +10,6 @@ ln -s /usr/lib/systemd/systemd /init
 
 # Nobody lives here long enough for these.
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
+
+# nvme-cli made them up when it was installed: they are one machine's, and the next build's are others.
+rm -f /etc/nvme/hostid /etc/nvme/hostnqn

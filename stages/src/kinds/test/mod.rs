@@ -71,7 +71,8 @@ const PARAMS: &[ParamSpec] = &[
         "firmware",
         Type::List(&Type::OneOf(TestFirmware::NAMES)),
         "What starts the boot loader: \"bios\", \"uefi\" or \"secure-boot\". Each one is a machine of its own, with a result \
-         of its own. Default: [\"bios\"].",
+         of its own. Default: [\"bios\"]. With `kernel`: none, or [\"uefi\"], whose tables the kernel then finds, such as \
+         ACPI's on ARM.",
     ),
     ParamSpec::required(
         "checks",
@@ -317,16 +318,16 @@ fn check_what_boots(params: &Params, action: &ActionTemplate, errors: &mut Vec<P
             );
         }
     }
-    if params.get("firmware").is_some() && has("kernel") {
+    let names = params.texts("firmware");
+    if has("kernel") && names.iter().any(|name| name != TestFirmware::Uefi.name()) {
         errors.push(
             ParamError::new(
                 "firmware",
-                "a kernel that is started directly has no firmware",
+                "a kernel that is started directly takes UEFI or no firmware",
             )
-            .help("remove `firmware`, or `kernel`"),
+            .help("use [\"uefi\"], or remove `firmware` or `kernel`"),
         );
     }
-    let names = params.texts("firmware");
     if params.get("firmware").is_some() && names.is_empty() {
         errors
             .push(ParamError::new("firmware", "the list is empty").help("omit it for [\"bios\"]"));
@@ -344,10 +345,10 @@ fn name_of(name: &str) -> &'static str {
 }
 
 fn firmware(params: &Params, boots_kernel: bool) -> Vec<TestFirmware> {
-    if boots_kernel {
+    let names = params.texts("firmware");
+    if boots_kernel && names.is_empty() {
         return vec![TestFirmware::Kernel];
     }
-    let names = params.texts("firmware");
     if names.is_empty() {
         return vec![TestFirmware::Bios];
     }
@@ -494,6 +495,31 @@ mod tests {
         };
         assert!(!firmware("bios"));
         assert!(firmware("uefi") && firmware("secure-boot"));
+    }
+
+    #[test]
+    fn a_kernel_takes_uefi_and_no_other_firmware() {
+        let firmware = |name: Option<&str>| {
+            let check = object([("console", Value::string("up"))]);
+            let mut params = BTreeMap::from([
+                ("kernel".to_owned(), Value::string("vmlinuz")),
+                ("checks".to_owned(), object([("up", check)])),
+            ]);
+            let list = name.map(|name| Value::list(vec![Value::string(name)]));
+            params.extend(list.map(|list| ("firmware".to_owned(), list)));
+            match lower(&Params(params), &StageContext::default()) {
+                Ok(lowered) => lowered.actions[0].steps.len(),
+                Err(errors) => {
+                    assert!(errors[0].to_string().contains("takes UEFI or no firmware"));
+                    0
+                }
+            }
+        };
+        assert!(firmware(None) > 0 && firmware(Some("uefi")) > 0);
+        assert_eq!(
+            [firmware(Some("bios")), firmware(Some("secure-boot"))],
+            [0, 0]
+        );
     }
 
     #[test]
