@@ -34,7 +34,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use impasto_stages::disk::{DiskSpec, DiskTable, ExtraFileSystem, MIB, Role};
+use impasto_stages::disk::{DiskSpec, DiskTable, ExtraFileSystem, MIB, PartitionSpec, Role};
 
 pub use error::AssembleError;
 pub use resize::{ResizeError, resize};
@@ -121,21 +121,16 @@ pub fn assemble(
                 .expect("BUG: no files for UEFI")
                 .write(&path, part, epoch, work)?,
             Role::Extra(index) => {
-                let extra = &spec.partitions[index];
-                let (label, files) = (
-                    extra.label.as_deref(),
-                    moved.get(&index).map(PathBuf::as_path),
-                );
-                match extra.file_system {
-                    None => {}
-                    Some(ExtraFileSystem::Ext4) => {
-                        ext4::make(&path, part, label, files, epoch, work)?
-                    }
-                    Some(ExtraFileSystem::Vfat) => fat::make(&path, part, label, epoch)?,
-                    Some(ExtraFileSystem::Swap) => swap::make(&disk, part, label)?,
-                    Some(ExtraFileSystem::Xfs) => xfs::make(&disk, part, label, epoch, work)?,
-                    Some(ExtraFileSystem::Btrfs) => btrfs::make(&disk, part, label, epoch, work)?,
-                }
+                let files = moved.get(&index).map(PathBuf::as_path);
+                make_extra(
+                    &path,
+                    &disk,
+                    part,
+                    &spec.partitions[index],
+                    files,
+                    epoch,
+                    work,
+                )?;
             }
             Role::Root => {
                 phase("boot loaders");
@@ -156,6 +151,27 @@ pub fn assemble(
         }
     }
     Ok(path)
+}
+
+/// Makes what a partition beside the root holds: the files of a directory, where one is given.
+fn make_extra(
+    path: &Path,
+    disk: &File,
+    part: &PlannedPartition,
+    extra: &PartitionSpec,
+    files: Option<&Path>,
+    epoch: u64,
+    work: &Path,
+) -> Result<(), AssembleError> {
+    let label = extra.label.as_deref();
+    match extra.file_system {
+        None => Ok(()),
+        Some(ExtraFileSystem::Ext4) => ext4::make(path, part, label, files, epoch, work),
+        Some(ExtraFileSystem::Vfat) => fat::make(path, part, label, epoch),
+        Some(ExtraFileSystem::Swap) => swap::make(disk, part, label),
+        Some(ExtraFileSystem::Xfs) => xfs::make(disk, part, label, epoch, work),
+        Some(ExtraFileSystem::Btrfs) => btrfs::make(disk, part, label, epoch, work),
+    }
 }
 
 /// Moves what the tree has below the mount points of further partitions to where those are made of it.

@@ -88,6 +88,8 @@ pub struct IsoSpec {
     pub label: String,
     /// Whether it boots from a disk as well.
     pub hybrid: bool,
+    /// Debian's name of the machine that it boots.
+    pub architecture: String,
 }
 
 impl Describe for IsoSpec {
@@ -99,7 +101,12 @@ impl Describe for IsoSpec {
             arguments,
             label,
             hybrid,
+            architecture,
         } = self;
+        // Keys of images for a PC are older than the choice.
+        if architecture != "amd64" {
+            field(sink, "architecture", architecture);
+        }
         field(sink, "bios", bios);
         field(sink, "efi", efi);
         field(sink, "arguments", arguments);

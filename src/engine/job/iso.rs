@@ -13,8 +13,10 @@ use super::sandboxed::LogFile;
 use super::{Job, JobError, JobOutput};
 use crate::deb::package::Package;
 use crate::debian::packages::fetch::{DemandError, title};
+use crate::media::MemberKind;
 use crate::media::iso::{self, BiosLoader, EfiLoader, IsoError, IsoImage};
 use crate::media::pack::StreamPacking;
+use crate::media::stream::ByteSource;
 
 /// Largest file that is taken out of a package, in bytes.
 const LIMIT: u64 = 64 << 20;
@@ -24,23 +26,42 @@ const ISOLINUX: &str = "usr/lib/ISOLINUX/isolinux.bin";
 const RECORD: &str = "usr/lib/ISOLINUX/isohdpfx.bin";
 const MODULE: &str = "usr/lib/syslinux/modules/bios/ldlinux.c32";
 /// Where packages have what UEFI starts, and its name on the medium.
-const EFI: [(&str, &str); 2] = if cfg!(target_arch = "aarch64") {
-    [
-        ("usr/lib/shim/shimaa64.efi.signed", "BOOTAA64.EFI"),
-        (
-            "usr/lib/grub/arm64-efi-signed/gcdaa64.efi.signed",
-            "GRUBAA64.EFI",
-        ),
-    ]
-} else {
-    [
-        ("usr/lib/shim/shimx64.efi.signed", "BOOTX64.EFI"),
-        (
-            "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed",
-            "GRUBX64.EFI",
-        ),
-    ]
-};
+const EFI: [(&str, &str); 2] = [
+    ("usr/lib/shim/shimx64.efi.signed", "BOOTX64.EFI"),
+    (
+        "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed",
+        "GRUBX64.EFI",
+    ),
+];
+const EFI_ON_ARM: [(&str, &str); 2] = [
+    ("usr/lib/shim/shimaa64.efi.signed", "BOOTAA64.EFI"),
+    (
+        "usr/lib/grub/arm64-efi-signed/gcdaa64.efi.signed",
+        "GRUBAA64.EFI",
+    ),
+];
+
+fn efi_files(spec: &IsoSpec) -> [(&'static str, &'static str); 2] {
+    match spec.architecture.as_str() {
+        "arm64" => EFI_ON_ARM,
+        _ => EFI,
+    }
+}
+
+/// Bytes that tell a kernel's machine.
+const KERNEL_HEAD: usize = 0x206;
+
+/// The machine that a kernel is for, by its header (Documentation/arch/x86/boot.rst, arch/arm64/booting.rst).
+fn kernel_machine(head: &[u8]) -> Option<&'static str> {
+    let is = |at: usize, magic: &[u8]| head.get(at..at + magic.len()) == Some(magic);
+    if is(0x202, b"HdrS") {
+        Some("amd64")
+    } else if is(0x38, b"ARM\x64") {
+        Some("arm64")
+    } else {
+        None
+    }
+}
 
 impl Job {
     pub(super) fn iso(
@@ -67,7 +88,8 @@ impl Job {
         };
         let efi = match spec.efi {
             true => {
-                let programs = EFI.map(|(path, name)| Ok((name.to_owned(), take(path)?)));
+                let programs =
+                    efi_files(spec).map(|(path, name)| Ok((name.to_owned(), take(path)?)));
                 let programs = programs.into_iter().collect::<Result<_, JobError>>()?;
                 Some(EfiLoader { programs })
             }
@@ -81,6 +103,20 @@ impl Job {
         };
         let collected = self.phase("collect", || self.collected(scratch.path(), &place));
         let (members, files) = collected?;
+        let kernel = members.get(iso::KERNEL.as_bytes());
+        if let Some(MemberKind::File { file, size }) = kernel.map(|kernel| &kernel.kind) {
+            let mut head = vec![0; KERNEL_HEAD.min(usize::try_from(*size).unwrap_or(KERNEL_HEAD))];
+            let read = files.read(*file, 0, &mut head);
+            read.map_err(JobError::io("read", scratch.path()))?;
+            let machine = kernel_machine(&head);
+            if let Some(machine) = machine.filter(|machine| *machine != spec.architecture) {
+                let wanted = &spec.architecture;
+                return Err(self.failed(
+                    format!("the kernel is for {machine}, and the boot loaders for {wanted}"),
+                    format!("set `architecture = {machine:?}`"),
+                ));
+            }
+        }
         let stream = iso::stream(IsoImage {
             members,
             bios: bios.as_ref(),
@@ -121,7 +157,7 @@ impl Job {
             wanted.extend([ISOLINUX, RECORD, MODULE]);
         }
         if spec.efi {
-            wanted.extend(EFI.map(|(path, _)| path));
+            wanted.extend(efi_files(spec).map(|(path, _)| path));
         }
         let fetcher = self.context.packages.as_ref();
         let fetcher = fetcher.expect("BUG: a run without packages");
@@ -168,4 +204,21 @@ fn files_of(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_tells_its_machine() {
+        let with = |at: usize, magic: &[u8]| {
+            let mut head = vec![0; KERNEL_HEAD];
+            head[at..at + magic.len()].copy_from_slice(magic);
+            head
+        };
+        assert_eq!(kernel_machine(&with(0x202, b"HdrS")), Some("amd64"));
+        assert_eq!(kernel_machine(&with(0x38, b"ARM\x64")), Some("arm64"));
+        assert_eq!(kernel_machine(b"a script"), None);
+    }
 }

@@ -64,6 +64,11 @@ const PARAMS: &[ParamSpec] = &[
         "Whether the image, written to a USB stick as it is, boots from there too. Default: true.",
     ),
     ParamSpec::optional(
+        "architecture",
+        Type::OneOf(&["amd64", "arm64"]),
+        "The machine that the kernel is for, whose boot loaders are taken. Default: the host's.",
+    ),
+    ParamSpec::optional(
         "suite",
         Type::Text,
         "The Debian release that the boot loaders come from, by its code name. impasto.lock pins their versions. Default: \
@@ -73,10 +78,8 @@ const PARAMS: &[ParamSpec] = &[
 
 /// Packages with what BIOS starts, and with what UEFI does.
 const BIOS: &[&str] = &["isolinux", "syslinux-common"];
-const EFI: &[&str] = match ARCHITECTURE.as_bytes() {
-    b"arm64" => &["grub-efi-arm64-signed", "shim-signed"],
-    _ => &["grub-efi-amd64-signed", "shim-signed"],
-};
+const EFI: &[&str] = &["grub-efi-amd64-signed", "shim-signed"];
+const EFI_ON_ARM: &[&str] = &["grub-efi-arm64-signed", "shim-signed"];
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
@@ -94,7 +97,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         let slot = slot.map(|slot| (format!("files/{path}"), slot));
         action.inputs.extend(slot);
     }
-    let is_pc = ARCHITECTURE == "amd64";
+    let architecture = params.text("architecture").unwrap_or(ARCHITECTURE);
+    let is_pc = architecture == "amd64";
     let given = params.get("bootloader").map(|_| params.texts("bootloader"));
     let boots = |name: &str, usual: bool| match &given {
         Some(given) => given.iter().any(|loader| loader == name),
@@ -128,7 +132,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         let error = ParamError::new("suite", format!("{suite:?} is not a valid release name"));
         errors.push(error.help("write the release's code name, such as \"trixie\""));
     }
-    let packages = [(bios, BIOS), (efi, EFI)];
+    let packages = [(bios, BIOS), (efi, if is_pc { EFI } else { EFI_ON_ARM })];
     let packages = packages.iter().filter(|(wanted, _)| *wanted);
     let mut packages: Vec<String> = packages
         .flat_map(|(_, names)| names.iter().map(|name| (*name).to_owned()))
@@ -137,7 +141,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     let request = PackageRequest {
         root: RequestRoot::Own {
             distribution: "debian".to_owned(),
-            architecture: ARCHITECTURE.to_owned(),
+            architecture: architecture.to_owned(),
             variant: "essential".to_owned(),
         },
         install: packages,
@@ -154,6 +158,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         arguments,
         label,
         hybrid,
+        architecture: architecture.to_owned(),
     };
     action.steps.push(Step::Iso {
         spec: Box::new(spec),
@@ -194,13 +199,16 @@ mod tests {
             let names = names.iter().map(|name| Value::string(*name));
             lowered(&[("bootloader", Value::list(names.collect()))])
         };
+        let machine = |name| lowered(&[("architecture", Value::string(name))]);
+        let all = [
+            "grub-efi-amd64-signed",
+            "isolinux",
+            "shim-signed",
+            "syslinux-common",
+        ];
+        assert_eq!(packages(machine("amd64").unwrap()), all);
+        assert_eq!(packages(machine("arm64").unwrap()), EFI_ON_ARM);
         if ARCHITECTURE == "amd64" {
-            let all = [
-                "grub-efi-amd64-signed",
-                "isolinux",
-                "shim-signed",
-                "syslinux-common",
-            ];
             assert_eq!(packages(lowered(&[]).unwrap()), all);
             assert_eq!(packages(loaders(&["bios"]).unwrap()), BIOS);
         }
