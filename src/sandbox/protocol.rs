@@ -432,7 +432,7 @@ pub enum ProblemKind {
     HostLacks,
     /// The image has no `/bin/sh`.
     NoShell,
-    /// The image's `/bin/sh` is for another machine than its steps are run for: the path is that machine's name.
+    /// The image's `/bin/sh` is for another machine, whose programs are not emulated: the path is that machine's name.
     ForeignShell,
     /// No file system, or several, can be the root.
     NoRoot,
