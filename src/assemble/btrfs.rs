@@ -46,7 +46,7 @@ pub(super) fn make(
     made.place(disk)
 }
 
-type Uuid = [u8; 16];
+type UuidBytes = [u8; 16];
 
 /// Where the copies of the superblock lie, as far as the disk reaches.
 const SUPERBLOCKS: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
@@ -74,7 +74,7 @@ const ROOT_TIMES: [usize; 4] = [327, 339, 351, 363];
 
 /// Gives an empty file system its UUID, replaces its other random ones by such that follow from it, and every time by `epoch`,
 /// in seconds since 1970.
-fn normalize(file: &File, uuid: &Uuid, epoch: u64) -> io::Result<()> {
+fn normalize(file: &File, uuid: &UuidBytes, epoch: u64) -> io::Result<()> {
     let odd = || {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -83,7 +83,7 @@ fn normalize(file: &File, uuid: &Uuid, epoch: u64) -> io::Result<()> {
     };
     let mut first = vec![0; SECTOR];
     file.read_exact_at(&mut first, SUPERBLOCKS[0])?;
-    let random_uuid = Uuid::try_from(&first[FILE_SYSTEM]).map_err(|_| odd())?;
+    let random_uuid = UuidBytes::try_from(&first[FILE_SYSTEM]).map_err(|_| odd())?;
     let mut nodes = Vec::new();
     let mut supers = Vec::new();
     pieces(file, |at, bytes| {
@@ -102,8 +102,8 @@ fn normalize(file: &File, uuid: &Uuid, epoch: u64) -> io::Result<()> {
     }
     let mut random = BTreeMap::from([(random_uuid, *uuid)]);
     let mut rename = |old: &[u8], what: u8| {
-        let known = Uuid::try_from(old).unwrap_or_default();
-        if known != Uuid::default() {
+        let known = UuidBytes::try_from(old).unwrap_or_default();
+        if known != UuidBytes::default() {
             random.entry(known).or_insert_with(|| derived(uuid, what));
         }
     };
@@ -148,7 +148,7 @@ fn sum(block: &[u8]) -> [u8; 4] {
 }
 
 /// Another UUID that follows from one.
-fn derived(uuid: &Uuid, what: u8) -> Uuid {
+fn derived(uuid: &UuidBytes, what: u8) -> UuidBytes {
     let mut derived = *uuid;
     derived[15] ^= what;
     derived
@@ -190,7 +190,7 @@ fn set_times(node: &mut [u8], epoch: u64) {
 
 /// Puts the new UUIDs in the place of the random ones, wherever they stand. The key of a UUID's item has it in two halves,
 /// around the type.
-fn replace(bytes: &mut [u8], random: &BTreeMap<Uuid, Uuid>) {
+fn replace(bytes: &mut [u8], random: &BTreeMap<UuidBytes, UuidBytes>) {
     for (old, new) in random {
         let mut at = 0;
         while let Some(found) = bytes[at..].windows(16).position(|window| window == old) {
