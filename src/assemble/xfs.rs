@@ -86,7 +86,7 @@ fn normalize(file: &File, epoch: u64) -> io::Result<()> {
         }
         let time = match bytes[FLAGS] & BIG_TIME {
             0 => epoch << 32,
-            _ => (epoch + (1 << 31)) * 1_000_000_000,
+            _ => (epoch + (1 << 31)).saturating_mul(1_000_000_000),
         };
         for field in TIMES {
             bytes[field..field + 8].copy_from_slice(&time.to_be_bytes());

@@ -224,6 +224,10 @@ impl<'g> EntryUses<'g> {
                 *used = Some(combinations);
                 continue;
             }
+            // As nearly always: then all are the graph's own.
+            if used.as_ref() == Some(&combinations) {
+                continue;
+            }
             if combinations.iter().any(is_elsewhere) {
                 let mut mine = used.take().unwrap_or_default();
                 let mut names = combinations.clone();
