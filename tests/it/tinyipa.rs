@@ -1,7 +1,5 @@
 //! The repository's recipe of the Ironic Python Agent's ramdisk, built from Debian's packages and Python's index, and booted.
 
-use std::path::Path;
-
 use crate::base::tool;
 use crate::project::Project;
 use crate::torture;
@@ -32,18 +30,7 @@ fn torture_the_agents_ramdisk_is_built_booted_and_built_again_after_an_edit() {
         );
         return;
     }
-    let project = Project::empty();
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tinyipa");
-    for name in [
-        "recipe.hcl",
-        "requirements.txt",
-        "scripts",
-        "overlay",
-        "tests",
-    ] {
-        let (from, to) = (from.join(name), project.path(""));
-        tool("cp", &["-r", from.to_str().unwrap(), to.to_str().unwrap()]);
-    }
+    let project = Project::tinyipa();
     let arch = ["--var", "arch=x86_64"];
     assert_eq!(project.build(&arch), (16, 0));
     assert_eq!(project.build(&arch), (0, 16));

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::base::base;
+use crate::base::{base, tool};
 
 /// A recipe's directory, its store and its output directory.
 pub(crate) struct Project {
@@ -57,6 +57,23 @@ impl Project {
     pub(crate) fn with(recipe: &str) -> Self {
         let project = Project::new();
         project.write("impasto.hcl", recipe);
+        project
+    }
+
+    /// The repository's recipe of the agent's ramdisk, not locked.
+    pub(crate) fn tinyipa() -> Self {
+        let project = Self::empty();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tinyipa");
+        for name in [
+            "recipe.hcl",
+            "requirements.txt",
+            "scripts",
+            "overlay",
+            "tests",
+        ] {
+            let (from, to) = (from.join(name), project.path(""));
+            tool("cp", &["-r", from.to_str().unwrap(), to.to_str().unwrap()]);
+        }
         project
     }
 

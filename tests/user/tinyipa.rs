@@ -1,30 +1,12 @@
 //! The repository's recipe of the Ironic Python Agent's ramdisk: what it would build. `tests/it/tinyipa.rs` builds it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use crate::base::tool;
 use crate::project::Project;
-
-fn recipe() -> Project {
-    let project = Project::empty();
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tinyipa");
-    for name in [
-        "recipe.hcl",
-        "requirements.txt",
-        "scripts",
-        "overlay",
-        "tests",
-    ] {
-        let (from, to) = (from.join(name), project.path(""));
-        tool("cp", &["-r", from.to_str().unwrap(), to.to_str().unwrap()]);
-    }
-    project
-}
 
 #[test]
 fn the_ramdisks_of_both_machines_are_planned() {
-    let project = recipe();
+    let project = Project::tinyipa();
     let said = project.ok(&["validate", "--var", "arch=all"]);
     assert!(said.contains("2 images, 2 combinations"), "{said}");
     let plan = project.run(&["plan", "--var", "arch=all"]);
@@ -48,7 +30,7 @@ fn the_ramdisks_of_both_machines_are_planned() {
 
 #[test]
 fn a_line_of_the_overlay_is_made_into_ramdisk_archive_and_cd_and_nothing_else() {
-    let project = recipe();
+    let project = Project::tinyipa();
     let graph = project.ok(&["graph", "--var", "arch=x86_64"]);
     let (mut names, mut edges) = (Vec::new(), Vec::new());
     for line in graph.lines() {
